@@ -1,0 +1,27 @@
+"""Every way to the gradient of a solve.
+
+A strategy is called with a problem and the statistics to fill, and returns the solution as
+tensors that carry the gradient.  It is the only place where backward passes differ.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from companion.adjoint.backsolve import Backsolve
+from companion.adjoint.direct import Direct
+from companion.ode.field import Leaves
+from companion.ode.problem import Problem
+from companion.ode.solution import Stats
+
+__all__ = ["STRATEGIES", "Backsolve", "Direct", "Gradient"]
+
+
+class Gradient(Protocol):
+    """A gradient strategy: solves, and makes the solution differentiable."""
+
+    def __call__(self, problem: Problem, stats: Stats) -> Leaves: ...
+
+
+#: Strategies by the name that ``solve(gradient=...)`` takes.
+STRATEGIES: dict[str, type[Gradient]] = {"direct": Direct, "backsolve": Backsolve}

@@ -1,0 +1,244 @@
+"""The solve loop: a state that marches through time, one accepted step after another."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from companion.ode.control import START, FixedStep
+from companion.ode.errors import NonFiniteState, StepSizeUnderflow, TooManySteps
+from companion.ode.field import Leaves, Time
+from companion.ode.norm import in_tolerances
+from companion.ode.problem import Method
+from companion.ode.solution import Stats
+from companion.ode.step import Step, VectorField, inside, runge_kutta_step
+
+
+class March:
+    """The solution of ``dy/dt = field(t, y)`` on its way from one time to the next.
+
+    Times are floats on the host.  A time may come with a *node*: the same time as a 0-dim
+    tensor that requires grad.  Where a step begins or ends at such a time, or the dense output
+    is asked for one, the arithmetic uses the node, and gradients with respect to it are those of
+    the discrete solution.
+
+    Attributes:
+        t: present time.
+        y: state at t.
+        rates: ``field(t, y)``, evaluated when it is first needed.
+        integrals: where the field returns more tensors than the state has, the integrals of the
+            others (the quadratures of an adjoint solve), from the beginning to t.
+    """
+
+    def __init__(
+        self,
+        field: VectorField,
+        method: Method,
+        t: float,
+        y: Leaves,
+        stats: Stats,
+        node: Time | None = None,
+    ) -> None:
+        self.field = field
+        self.method = method
+        self.tableau = method.tableau
+        self.stats = stats
+        self.t = t
+        self.node: Time = t if node is None else node
+        self.y = y
+        self.integrals: Leaves = []
+        self._rates: Leaves | None = None
+
+    @property
+    def rates(self) -> Leaves:
+        if self._rates is None:
+            self._rates = self.field(self.node, self.y)
+        return self._rates
+
+    def restart(self, y: Leaves) -> None:
+        """Go on from another state at the same time: a jump."""
+        self.y = y
+        self._rates = None
+
+    def to(self, target: float, end: float, node: Time | None = None) -> Leaves:
+        """March until ``target`` is reached or passed, never past ``end``.
+
+        Args:
+            target: the time wanted.
+            end: the last time at which the field may be evaluated.
+            node: ``target`` as a tensor that requires grad; None for a constant.
+
+        Returns:
+            The state at ``target``; ``self.t`` may lie between ``target`` and ``end``.
+        """
+        raise NotImplementedError
+
+    def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
+        if self.stats.accepted + self.stats.rejected >= self.method.max_steps:
+            raise TooManySteps(
+                f"max_steps = {self.method.max_steps} steps did not reach the last time: raise "
+                "max_steps, loosen rtol and atol, or check whether f is stiff or discontinuous",
+                t=self.t,
+                h=t1 - self.t,
+                steps=self.method.max_steps,
+            )
+        h = node - self.node
+        return runge_kutta_step(self.tableau, self.field, self.node, self.y, self.rates, h), h
+
+    def _accept(self, t1: float, node: Time, step: Step, h: Time) -> None:
+        self.stats.accepted += 1
+        integrands = [stage[len(self.y) :] for stage in step.stages]
+        if integrands[0]:
+            if not self.integrals:
+                self.integrals = [torch.zeros_like(leaf) for leaf in integrands[0]]
+            for j, w in self.tableau.solution_weights:
+                torch._foreach_add_(self.integrals, integrands[j], alpha=w * h)
+        self.t, self.node, self.y, self._rates = t1, node, step.y, step.f
+
+
+class FixedMarch(March):
+    """Equal steps between one target and the next; no error control, no read-back."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.tableau = self.tableau.plain
+
+    def to(self, target: float, end: float, node: Time | None = None) -> Leaves:
+        node = target if node is None else node
+        t0, node0 = self.t, self.node
+        count = self.method.control.count(target - t0)
+        for i in range(1, count + 1):
+            if i == count:
+                self._take(target, node)
+            else:
+                part = i / count
+                self._take(t0 + (target - t0) * part, node0 + (node - node0) * part)
+        return self.y
+
+    def _take(self, t1: float, node: Time) -> None:
+        step, h = self._try(t1, node)
+        self._accept(t1, node, step, h)
+
+
+class AdaptiveMarch(March):
+    """Steps as large as the tolerances allow; targets are met by dense output or as ends."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.size: float | None = self.method.first_step
+        self._history = START
+        #: Where the last step began, for the dense output inside it.
+        self._last: tuple[Time, Leaves, Step, Time] | None = None
+
+    def to(self, target: float, end: float, node: Time | None = None) -> Leaves:
+        node = target if node is None else node
+        forward = end > self.t
+        while self.t != target and (target > self.t) == forward:
+            # Only a target that is the end can be the end of a step.
+            self._advance(end, node if target == end else end)
+        if self.t == target:
+            return self.y
+        node0, y0, step, h = self._last
+        stages = step.stages if self.tableau.fsal else [*step.stages, self.rates]
+        return inside(self.tableau, y0, stages, h, (node - node0) / h)
+
+    def _advance(self, end: float, end_node: Time) -> None:
+        """One accepted step, not past ``end``."""
+        left = abs(end - self.t)
+        smallest = 10 * math.ulp(max(abs(self.t), abs(end)))
+        if self.size is None:
+            self.size = min(max(self._first_size(end > self.t), smallest), left)
+        ratio = 0.0
+        while True:
+            # A step that would leave less than the rounding of t to go takes all of it.
+            ends = self.size >= left - smallest
+            if self.size < smallest and not ends:
+                self._give_up(ratio)
+            t1, node = (
+                (end, end_node) if ends else (self.t + math.copysign(self.size, end - self.t),) * 2
+            )
+            step, h = self._try(t1, node)
+            ratio = self._ratio(step)
+            accepted, factor, self._history = self.method.control.judge(
+                ratio, self.tableau.embedded_order, self._history
+            )
+            proposal = abs(t1 - self.t) * factor
+            if accepted:
+                break
+            self.stats.rejected += 1
+            self.size = proposal
+        # A step cut short by ``end`` says little about the size that the tolerances allow.
+        self.size = max(self.size, proposal) if ends else proposal
+        self._last = (self.node, self.y, step, h)
+        self._accept(t1, node, step, h)
+
+    @torch.no_grad()
+    def _ratio(self, step: Step) -> float:
+        method = self.method
+        return float(
+            method.norm(in_tolerances(step.error, method.rtol, method.atol, self.y, step.y))
+        )
+
+    @torch.no_grad()
+    def _first_size(self, forward: bool) -> float:
+        """A first step from the size of f and of its change (HNW, II.4, p. 169)."""
+        method = self.method
+        rates = self.rates[: len(self.y)]
+
+        def norm(leaves: Leaves) -> Tensor:
+            return method.norm(in_tolerances(leaves, method.rtol, method.atol, self.y))
+
+        d0, d1 = torch.stack((norm(self.y), norm(rates))).tolist()
+        if not math.isfinite(d0 + d1):
+            raise NonFiniteState(
+                "the initial state or the value of f there is not finite: "
+                "check y0, the parameters and f",
+                t=self.t,
+                h=0.0,
+                steps=0,
+            )
+        small = 0.01 * d0 / d1 if min(d0, d1) >= 1e-5 else 1e-6
+        small = small if forward else -small
+        there = [torch.add(y, k, alpha=small) for y, k in zip(self.y, rates, strict=True)]
+        change = self.field(self.t + small, there)
+        d2 = float(norm([b - a for a, b in zip(rates, change, strict=False)])) / abs(small)
+        if not math.isfinite(d2):
+            return abs(small)
+        order = self.tableau.embedded_order
+        large = max(d1, d2)
+        fine = (0.01 / large) ** (1 / (order + 1)) if large > 1e-15 else abs(small) * 1e3
+        return min(100 * abs(small), fine)
+
+    def _give_up(self, ratio: float) -> NoReturn:
+        where = {
+            "t": self.t,
+            "h": self.size,
+            "steps": self.stats.accepted + self.stats.rejected,
+        }
+        if math.isfinite(ratio):
+            raise StepSizeUnderflow(
+                "the step size fell below the resolution of t: f may be stiff, discontinuous or "
+                "diverging; loosen rtol and atol, use float64, or smooth f",
+                **where,
+            )
+        raise NonFiniteState(
+            "f or the state became infinite or NaN, and smaller steps did not help: check f near "
+            "this state, and whether the solution exists this far",
+            **where,
+        )
+
+
+def begin(
+    field: VectorField,
+    method: Method,
+    t: float,
+    y: Leaves,
+    stats: Stats,
+    node: Time | None = None,
+) -> March:
+    """The march that the method's control asks for."""
+    kind = FixedMarch if isinstance(method.control, FixedStep) else AdaptiveMarch
+    return kind(field, method, t, y, stats, node)
