@@ -67,7 +67,7 @@ class Backsolve:
         if torch.is_grad_enabled():
             known = parameters_of(problem.f) if self.params is None else list(self.params)
             params = [p for p in known if p.requires_grad]
-            params += captured(problem, params)
+            params += captured(problem, params, stats)
         arguments = tensors_in(problem.args)
         # The solves work with arguments of their own, which the graph outside does not reach.
         inner = replace(problem, args=detached(problem.args))

@@ -26,10 +26,10 @@ def parameters_of(f: object) -> list[Tensor]:
     return [p for p in owner.parameters() if p.requires_grad]
 
 
-def captured(problem: Problem, known: Iterable[Tensor]) -> list[Tensor]:
+def captured(problem: Problem, known: Iterable[Tensor], stats: Stats) -> list[Tensor]:
     """Leaf tensors that f uses, besides its arguments and the ``known`` ones.
 
-    Found by evaluating f once, at the initial state.
+    Found by evaluating f once, at the initial state; the evaluation is counted in ``stats``.
 
     Raises:
         ValueError: if f uses a tensor that was computed from others outside of f, whose
@@ -41,7 +41,7 @@ def captured(problem: Problem, known: Iterable[Tensor]) -> list[Tensor]:
         start = torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
         args = detached(problem.args)
         y = [leaf.detach().requires_grad_() for leaf in problem.y0]
-        rates = problem.field(Stats(), args)(problem.times[0], y)
+        rates = problem.field(stats, args)(problem.times[0], y)
     # A known tensor that is no leaf is where the search ends: its own history is its owner's.
     visited = {tensor.grad_fn for tensor in known}
     accounted = {id(tensor) for tensor in [*known, *y, *tensors_in(args)]}

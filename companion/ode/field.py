@@ -41,6 +41,8 @@ class Field:
     ) -> None:
         self.f = f
         self.spec = spec
+        # A state that is one tensor, the common case, is spared the walk through a tree.
+        self.single = spec.is_leaf()
         self.args = args
         self.time_dtype = time_dtype
         self.stats = stats
@@ -53,13 +55,11 @@ class Field:
         else:
             # A fill, not a copy from the host: on a GPU it does not wait for the device.
             time = first.new_full((), t, dtype=self.time_dtype)
-        value = self.f(time, tree_unflatten(leaves, self.spec), *self.args)
-        rates, spec = tree_flatten(value)
-        if spec != self.spec:
-            raise TypeError(
-                f"f returned the structure {spec}, the state y0 has {self.spec}: "
-                "return dy/dt with the same nesting of tuples, lists and dictionaries as y"
-            )
+        if self.single:
+            value = self.f(time, first, *self.args)
+        else:
+            value = self.f(time, tree_unflatten(leaves, self.spec), *self.args)
+        rates = self._leaves(value)
         for rate, leaf in zip(rates, leaves, strict=True):
             if not isinstance(rate, Tensor):
                 raise TypeError(
@@ -76,4 +76,15 @@ class Field:
                     f"f returned {rate.dtype} for a state of {leaf.dtype}: cast y0 or the "
                     "parameters of f so that both agree"
                 )
+        return rates
+
+    def _leaves(self, value: Any) -> Leaves:
+        if self.single and isinstance(value, Tensor):
+            return [value]
+        rates, spec = tree_flatten(value)
+        if spec != self.spec:
+            raise TypeError(
+                f"f returned the structure {spec}, the state y0 has {self.spec}: "
+                "return dy/dt with the same nesting of tuples, lists and dictionaries as y"
+            )
         return rates

@@ -46,6 +46,7 @@ class March:
         self.method = method
         self.tableau = method.tableau
         self.stats = stats
+        self.start = t
         self.t = t
         self.node: Time = t if node is None else node
         self.y = y
@@ -135,7 +136,7 @@ class AdaptiveMarch(March):
 
     def to(self, target: float, end: float, node: Time | None = None) -> Leaves:
         node = target if node is None else node
-        forward = end > self.t
+        forward = target > self.start
         while self.t != target and (target > self.t) == forward:
             # Only a target that is the end can be the end of a step.
             self._advance(end, node if target == end else end)
@@ -150,16 +151,18 @@ class AdaptiveMarch(March):
         left = abs(end - self.t)
         smallest = 10 * math.ulp(max(abs(self.t), abs(end)))
         if self.size is None:
-            self.size = min(max(self._first_size(end > self.t), smallest), left)
+            size = self._first_size(self.rates[: len(self.y)], end - self.t)
+            self.size = min(max(size, smallest), left)
         ratio = 0.0
         while True:
             # A step that would leave less than the rounding of t to go takes all of it.
             ends = self.size >= left - smallest
             if self.size < smallest and not ends:
                 self._give_up(ratio)
-            t1, node = (
-                (end, end_node) if ends else (self.t + math.copysign(self.size, end - self.t),) * 2
-            )
+            if ends:
+                t1, node = end, end_node
+            else:
+                t1 = node = self.t + math.copysign(self.size, end - self.t)
             step, h = self._try(t1, node)
             ratio = self._ratio(step)
             accepted, factor, self._history = self.method.control.judge(
@@ -183,10 +186,12 @@ class AdaptiveMarch(March):
         )
 
     @torch.no_grad()
-    def _first_size(self, forward: bool) -> float:
-        """A first step from the size of f and of its change (HNW, II.4, p. 169)."""
+    def _first_size(self, rates: Leaves, interval: float) -> float:
+        """A first step from the size of f and of its change (HNW, II.4, p. 169).
+
+        The rates come from outside because they are the first stage, too, and need their graph.
+        """
         method = self.method
-        rates = self.rates[: len(self.y)]
 
         def norm(leaves: Leaves) -> Tensor:
             return method.norm(in_tolerances(leaves, method.rtol, method.atol, self.y))
@@ -200,17 +205,17 @@ class AdaptiveMarch(March):
                 h=0.0,
                 steps=0,
             )
-        small = 0.01 * d0 / d1 if min(d0, d1) >= 1e-5 else 1e-6
-        small = small if forward else -small
-        there = [torch.add(y, k, alpha=small) for y, k in zip(self.y, rates, strict=True)]
-        change = self.field(self.t + small, there)
-        d2 = float(norm([b - a for a, b in zip(rates, change, strict=False)])) / abs(small)
-        if not math.isfinite(d2):
-            return abs(small)
-        order = self.tableau.embedded_order
-        large = max(d1, d2)
-        fine = (0.01 / large) ** (1 / (order + 1)) if large > 1e-15 else abs(small) * 1e3
-        return min(100 * abs(small), fine)
+        small = min(0.01 * d0 / d1 if min(d0, d1) >= 1e-5 else 1e-6, abs(interval))
+        signed = math.copysign(small, interval)
+        there = [torch.add(y, k, alpha=signed) for y, k in zip(self.y, rates, strict=True)]
+        change = self.field(self.t + signed, there)
+        d2 = float(norm([b - a for a, b in zip(rates, change, strict=False)])) / small
+        largest = max(d1, d2)
+        if not math.isfinite(largest):
+            return small
+        if largest <= 1e-15:
+            return max(1e-6, 1e-3 * small)
+        return min(100 * small, (0.01 / largest) ** (1 / (self.tableau.embedded_order + 1)))
 
     def _give_up(self, ratio: float) -> NoReturn:
         where = {

@@ -35,5 +35,5 @@ def in_tolerances(errors: Leaves, rtol: float, atol: float, *states: Leaves) -> 
         size = states[0][i].abs()
         for state in states[1:]:
             size = torch.maximum(size, state[i].abs())
-        scaled.append(error / torch.add(size * rtol, atol))
+        scaled.append(error / (size * rtol).add_(atol))
     return scaled

@@ -78,15 +78,19 @@ def weighted_sum(rates: Leaves, weights: Sequence[tuple[int, float]], h: Time) -
 def _add_weighted(
     start: Tensor, rates: Leaves, weights: Sequence[tuple[int, Time]], h: Time
 ) -> Tensor:
-    # A chain of fused multiply-adds.  It beats stacking the stages for a matrix product, whose
-    # result also loses digits wherever TF32 is allowed.
-    for j, w in weights:
-        scale = w * h
-        if isinstance(scale, Tensor):
-            start = start + scale.to(start.device) * rates[j]
-        else:
-            start = torch.add(start, rates[j], alpha=scale)
-    return start
+    # A chain of fused multiply-adds.  It is as fast as stacking the stages for a matrix product,
+    # whose result would lose digits wherever TF32 is allowed.
+    if isinstance(h, Tensor) or any(isinstance(w, Tensor) for _, w in weights):
+        for j, w in weights:
+            start = start + (w * h).to(start.device) * rates[j]
+        return start
+    if not weights:
+        return start
+    (j, w), *rest = weights
+    total = torch.add(start, rates[j], alpha=w * h)
+    for j, w in rest:
+        total.add_(rates[j], alpha=w * h)
+    return total
 
 
 def inside(tableau: Tableau, y: Leaves, stages: list[Leaves], h: Time, theta: Time) -> Leaves:
