@@ -28,7 +28,6 @@ from companion.adjoint.trees import detached, tensors_in
 from companion.ode.field import Field, Leaves, Time
 from companion.ode.integrate import integrate
 from companion.ode.march import begin
-from companion.ode.norm import Norm
 from companion.ode.problem import Control, Method, Problem
 from companion.ode.solution import Stats
 from companion.ode.tableau import Tableau
@@ -47,8 +46,9 @@ class Backsolve:
     Kidger, Chen and Lyons, ICML 2021): they do not feed back into y and a.
 
     Args:
-        method, rtol, atol, control, norm, first_step, max_steps: of the backward solve, as in
-            `companion.solve`; None takes those of the forward solve.
+        method, rtol, atol, control, first_step, max_steps: of the backward solve, as in
+            `companion.solve`; None takes those of the forward solve.  Its norm is the larger
+            of the forward solve's norms of y and of a.
         params: tensors that f uses, besides its arguments, and whose gradients are wanted.
             None finds them: the parameters of a module, and what else f closes over.
     """
@@ -57,7 +57,6 @@ class Backsolve:
     rtol: float | None = None
     atol: float | None = None
     control: Control | None = None
-    norm: Norm | None = None
     first_step: float | None = None
     max_steps: int | None = None
     params: Sequence[Tensor] | None = None
@@ -84,12 +83,16 @@ class Backsolve:
             "rtol": self.rtol,
             "atol": self.atol,
             "control": self.control,
-            "norm": self.norm,
             "max_steps": self.max_steps,
         }
         given = {name: value for name, value in choices.items() if value is not None}
         first_step = last_size if self.first_step is None else self.first_step
-        return replace(forward, **given, first_step=first_step)
+
+        def norm(leaves: Leaves) -> Tensor:
+            half = len(leaves) // 2
+            return torch.maximum(forward.norm(leaves[:half]), forward.norm(leaves[half:]))
+
+        return replace(forward, **given, norm=norm, first_step=first_step)
 
 
 class _AdjointField:

@@ -43,7 +43,7 @@ def integrate(
 
 @torch.no_grad()
 def _require_finite(leaves: Leaves, march: March) -> None:
-    finite = [torch.isfinite(leaf.flatten(1)).all(1) for leaf in leaves]
+    finite = [torch.isfinite(x).reshape(len(x), x[0].numel()).all(1) for x in leaves]
     together = torch.stack([f.to(finite[0].device) for f in finite]).all(0)
     if not together.all():
         first = int(together.long().argmin())

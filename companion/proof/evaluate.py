@@ -17,8 +17,8 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import BooleanAtom, BooleanFunction
-from sympy.matrices.expressions.applyfunc import ElementwiseApplyFunction
 from sympy.matrices.exceptions import NonInvertibleMatrixError, ShapeError
+from sympy.matrices.expressions.applyfunc import ElementwiseApplyFunction
 
 from companion.proof.errors import Unevaluable
 from companion.proof.instantiate import NONCOMMUTATIVE_SIZE, Point
@@ -270,7 +270,7 @@ def _derivative(expr, point, scope):
     variables = []
     for variable, count in expr.variable_count:
         count = _integer(count, point, scope)
-        if isinstance(variable, (sp.Symbol, sp.Idx)):
+        if isinstance(variable, sp.Symbol):
             held = variable
             inner[variable] = held
             outer[held] = _value(variable, point, scope)
@@ -312,10 +312,14 @@ def _freeze(body, variable, held, frozen, point, scope):
     for node in binders:
         if node.has(variable) and variable.free_symbols & set(node.bound_symbols):
             raise Unevaluable(f"a derivative with respect to {sp.sstr(variable)} under a binder")
-    independent = {
-        d: sp.Dummy("d") for d in body.atoms(sp.Derivative) if d.has(variable) and d != variable
-        and d.expr == variable
-    }  # fmt: skip
+    independent = {}
+    for derivative in body.atoms(sp.Derivative):
+        if derivative == variable or not set(derivative.variables) & variable.free_symbols:
+            continue
+        if derivative.expr == variable:
+            independent[derivative] = sp.Dummy("d")
+        elif derivative.has(variable):
+            raise Unevaluable(f"{sp.sstr(derivative)} differentiated by {sp.sstr(variable)}")
     frozen.update({dummy: _value(d, point, scope) for d, dummy in independent.items()})
     return body.xreplace({**independent, variable: held})
 

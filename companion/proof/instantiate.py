@@ -88,7 +88,7 @@ class Point:
             )
         else:
             value = self._admissible(symbol.name, symbol.assumptions0, self.scheme.sign)
-        self.used[symbol.name] = sp.sstr(value)
+        self.used[symbol.name] = _written(value)
         return value
 
     def index(self, name: str, lower: int, upper: int) -> sp.Integer:
@@ -199,6 +199,10 @@ def points(expressions: Iterable[sp.Basic]) -> list[Point]:
     return result
 
 
+def _written(value: sp.Expr) -> str:
+    return sp.sstr(value.tolist() if isinstance(value, sp.MatrixBase) else value)
+
+
 def _dimension(symbol: sp.Symbol, wanted: int) -> sp.Integer | None:
     for value in map(sp.Integer, (wanted, 2, 3, 4, 5, 6, 1)):
         if all(getattr(value, f"is_{k}") is v for k, v in symbol.assumptions0.items()):
@@ -211,9 +215,7 @@ def _dimensions(expr: sp.Basic) -> set[sp.Symbol]:
     found: set[sp.Basic] = set()
     every_bound: set[sp.Basic] = set()
     for node in sp.preorder_traversal(expr):
-        if isinstance(node, sp.MatrixExpr):
-            found |= _free(node.shape)
-        elif isinstance(node, sp.IndexedBase) and node.shape:
+        if isinstance(node, sp.MatrixExpr) or (isinstance(node, sp.IndexedBase) and node.shape):
             found |= _free(node.shape)
         elif isinstance(node, sp.Idx):
             found |= _free((node.lower, node.upper))

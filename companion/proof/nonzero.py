@@ -14,6 +14,7 @@ def is_certainly_nonzero(number: sp.Expr) -> bool:
     evaluation to 20 correct digits (``evalf(strict=True)``, which raises instead of returning
     digits that it cannot vouch for) decides.  False means "zero or not known".
     """
+    number = sp.expand(number)
     if number.is_Rational:
         return number != 0
     if number.is_zero is not None:

@@ -1,0 +1,85 @@
+"""The two sides of a statement: what may stand there, and how they line up."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from numbers import Rational
+
+import sympy as sp
+from sympy.core.relational import Relational
+
+from companion.proof.errors import BadStatement, Disproved
+from companion.proof.words import check_shapes
+
+Side = sp.Expr | sp.ImmutableDenseMatrix | sp.MatrixExpr
+
+
+def side(name: str, given: object) -> Side:
+    """Accept one side of a statement.
+
+    Args:
+        name: Name of the argument, for messages.
+        given: A SymPy scalar, explicit matrix, matrix expression, array of rank 1 or 2, or an
+            exact Python number.
+
+    Returns:
+        A scalar expression, an immutable explicit matrix or a matrix expression.
+
+    Raises:
+        BadStatement: The argument is something else, or is not exact.
+    """
+    if isinstance(given, bool) or not isinstance(given, (sp.Basic, sp.MatrixBase, Rational)):
+        raise BadStatement(
+            f"{name} is {type(given).__name__} {given!r}; pass a SymPy expression or matrix, an "
+            "int or a Fraction (a float is not exact: write sympy.Rational)"
+        )
+    if isinstance(given, Fraction):
+        given = sp.Rational(given.numerator, given.denominator)
+    expr = sp.sympify(given)
+    if isinstance(expr, (Relational, sp.logic.boolalg.Boolean)) and not isinstance(expr, sp.Symbol):
+        raise BadStatement(f"{name} is the truth value {expr}; pass the two sides separately")
+    if isinstance(expr, sp.NDimArray):
+        if expr.rank() not in (1, 2):
+            raise BadStatement(f"{name} is an array of rank {expr.rank()}; pass a matrix or slices")
+        expr = expr.tomatrix() if expr.rank() == 2 else sp.Matrix(expr.tolist())
+    if isinstance(expr, sp.MatrixBase):
+        expr = expr.as_immutable()
+    if not isinstance(expr, (sp.Expr, sp.MatrixBase)):
+        raise BadStatement(f"{name} is a {type(expr).__name__}; pass a scalar or a matrix")
+    if expr.has(sp.Float):
+        raise BadStatement(f"{name} contains the float {min(expr.atoms(sp.Float))}; write "
+                           "sympy.Rational, a proof is exact")  # fmt: skip
+    if expr.has(sp.nan, sp.zoo):
+        raise BadStatement(f"{name} is undefined: it contains {sp.nan} or {sp.zoo}")
+    if any(len(limit) != 3 for integral in expr.atoms(sp.Integral) for limit in integral.limits):
+        raise BadStatement(
+            f"{name} contains an indefinite integral, which is a value only up to a constant; "
+            "give both limits"
+        )
+    check_shapes(expr)
+    return expr
+
+
+def shape(expr: Side) -> tuple[sp.Expr, sp.Expr] | None:
+    """Rows and columns, or None for a scalar."""
+    return tuple(map(sp.sympify, expr.shape)) if expr.is_Matrix else None
+
+
+def same_shape(one: Side, two: Side) -> bool:
+    """Whether two sides have the same shape for every value of the dimensions."""
+    a, b = shape(one), shape(two)
+    if a is None or b is None:
+        return a is b
+    return all(sp.expand(x - y) == 0 for x, y in zip(a, b, strict=True))
+
+
+def require_same_shape(one: Side, two: Side) -> None:
+    """Raise Disproved if the shapes differ."""
+    if not same_shape(one, two):
+        described = [
+            "a scalar" if shape(s) is None else f"of shape {shape(s)}" for s in (one, two)
+        ]
+        raise Disproved(
+            f"the left side is {described[0]}, the right side is {described[1]}; transpose one "
+            "side, or take the entry [0, 0] of a 1 x 1 matrix"
+        )

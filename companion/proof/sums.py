@@ -1,0 +1,224 @@
+"""Normal form of sums over indices of any range: Sum, Indexed, KroneckerDelta.
+
+Products of sums become multiple sums, sums distribute over addition, Kronecker deltas are
+contracted (only where the remaining index is known to lie in the range of the contracted one),
+factors without a bound index leave the sum, and bound indices get canonical names, so that two
+sums that differ by renaming or by the order of summation become the same expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+from sympy.matrices.expressions.matexpr import MatrixElement
+
+Limit = tuple[sp.Symbol, sp.Expr, sp.Expr]
+
+_CANONICAL = [sp.Dummy(f"k{n}", integer=True) for n in range(64)]
+_LEVEL = {dummy: n for n, dummy in enumerate(_CANONICAL)}
+_MOST_EXPLICIT_TERMS = 50
+_MOST_PERMUTED = 5
+
+
+def collect(expr: sp.Expr) -> sp.Expr:
+    """Expand an expression whose arguments are normal and bring its sums to normal form."""
+    expr = sp.expand(expr)
+    if not expr.has(sp.Sum, sp.KroneckerDelta):
+        return expr
+    return sp.Add(*(piece for term in sp.Add.make_args(expr) for piece in _merge(term, ())))
+
+
+def normal_sum(body: sp.Expr, limits: tuple[Limit, ...]) -> sp.Expr:
+    """Normal form of a finite sum whose body and bounds are normal; innermost limit first."""
+    *inner, (index, lower, upper) = limits
+    fresh = sp.Dummy(str(index), integer=True)
+    body = body.xreplace({index: fresh})
+    inner = tuple(
+        (i, a.xreplace({index: fresh}), b.xreplace({index: fresh})) for i, a, b in inner
+    )
+    if inner:
+        body = normal_sum(body, inner)
+    if lower.is_Integer and upper.is_Integer and abs(upper - lower) <= _MOST_EXPLICIT_TERMS:
+        return collect(_explicit(body, fresh, int(lower), int(upper)))
+    body = collect(body)
+    limit = ((fresh, lower, upper),)
+    return sp.Add(*(piece for term in sp.Add.make_args(body) for piece in _merge(term, limit)))
+
+
+def _explicit(body: sp.Expr, index: sp.Symbol, lower: int, upper: int) -> sp.Expr:
+    # Karr's convention, as in SymPy: a sum from m to n < m is minus the sum from n+1 to m-1.
+    sign = 1
+    if upper < lower:
+        sign, lower, upper = -1, upper + 1, lower - 1
+    return sign * sp.Add(*(body.xreplace({index: sp.Integer(k)}) for k in range(lower, upper + 1)))
+
+
+def _merge(term: sp.Expr, limits: tuple[Limit, ...]) -> Iterator[sp.Expr]:
+    """Pull the sums among the factors of one term into one multiple sum."""
+    factors, found = [], list(limits)
+    for factor in sp.Mul.make_args(term):
+        base, exponent = factor.as_base_exp()
+        if isinstance(base, sp.Sum) and exponent.is_Integer and exponent > 0:
+            for _ in range(int(exponent)):
+                body, inner = renamed_apart(base)
+                factors.append(body)
+                found = [*inner, *found]
+        else:
+            factors.append(factor)
+    if not found:
+        yield _contract_free(term)
+        return
+    product = sp.expand(sp.Mul(*factors))
+    for piece in sp.Add.make_args(product):
+        if _has_sum_factor(piece):
+            yield from _merge(piece, tuple(found))
+        else:
+            yield from _single(piece, tuple(found))
+
+
+def _has_sum_factor(term: sp.Expr) -> bool:
+    for factor in sp.Mul.make_args(term):
+        base, exponent = factor.as_base_exp()
+        if isinstance(base, sp.Sum) and exponent.is_Integer and exponent > 0:
+            return True
+    return False
+
+
+def renamed_apart(total: sp.Sum) -> tuple[sp.Expr, tuple[Limit, ...]]:
+    """Summand and limits of a sum with indices that occur nowhere else."""
+    names = {limit[0]: sp.Dummy(str(limit[0]), integer=True) for limit in total.limits}
+    limits = tuple(
+        (names[i], a.xreplace(names), b.xreplace(names)) for i, a, b in total.limits
+    )
+    return total.function.xreplace(names), limits
+
+
+def _single(term: sp.Expr, limits: tuple[Limit, ...]) -> Iterator[sp.Expr]:
+    """One product of factors under one multiple sum."""
+    if term == 0:
+        return
+    contracted = _contract(term, limits)
+    if contracted is not None:
+        term, limits = contracted
+        if limits:
+            yield from _single(term, limits)
+        else:
+            yield _contract_free(term)
+        return
+    for position, (index, lower, upper) in enumerate(limits):
+        rest = limits[:position] + limits[position + 1 :]
+        if not term.has(index) and not _bounds_have(rest, index):
+            counted = sp.expand(term * (upper - lower + 1))
+            for piece in sp.Add.make_args(counted):
+                if rest:
+                    yield from _single(piece, rest)
+                else:
+                    yield piece
+            return
+    term = _contract_free(term)
+    indices = {limit[0] for limit in limits}
+    outside, inside = [], []
+    for factor in sp.Mul.make_args(term):
+        free = factor.is_commutative and not factor.has(*indices)
+        (outside if free else inside).append(factor)
+    yield sp.Mul(*outside, _canonical(sp.Mul(*inside), limits))
+
+
+def _bounds_have(limits: tuple[Limit, ...], index: sp.Symbol) -> bool:
+    return any(bound.has(index) for _, *bounds in limits for bound in bounds)
+
+
+def _contract(term: sp.Expr, limits: tuple[Limit, ...]) -> tuple | None:
+    """Remove one bound index that a Kronecker delta ties to an index in the same range."""
+    factors = sp.Mul.make_args(term)
+    for position, factor in enumerate(factors):
+        base, exponent = factor.as_base_exp()
+        if not (isinstance(base, sp.KroneckerDelta) and exponent.is_Integer and exponent > 0):
+            continue
+        difference = sp.expand(base.args[0] - base.args[1])
+        for index, lower, upper in limits:
+            rest = tuple(limit for limit in limits if limit[0] != index)
+            slope = difference.coeff(index)
+            if slope not in (1, -1) or _bounds_have(rest, index):
+                continue
+            other = sp.expand(index - slope * difference)
+            if not other.has(index) and _in_range(other, lower, upper, rest):
+                remaining = sp.Mul(*factors[:position], *factors[position + 1 :])
+                return remaining.xreplace({index: other}), rest
+    return None
+
+
+def _in_range(expr: sp.Expr, lower: sp.Expr, upper: sp.Expr, limits: tuple[Limit, ...]) -> bool:
+    """Whether lower <= expr <= upper holds for certain; expr is an integer plus one index."""
+    known = {index: (a, b) for index, a, b in limits}
+    for idx in expr.atoms(sp.Idx):
+        if idx.lower is not None and idx.upper is not None:
+            known[idx] = (idx.lower, idx.upper)
+    names = [s for s in known if expr.has(s)]
+    if len(names) > 1:
+        return False
+    least = greatest = expr
+    if names:
+        (name,) = names
+        if not (expr - name).is_integer or (expr - name).has(name):
+            return False
+        least = expr.xreplace({name: known[name][0]})
+        greatest = expr.xreplace({name: known[name][1]})
+    return bool(
+        sp.expand(least - lower).is_nonnegative and sp.expand(upper - greatest).is_nonnegative
+    )
+
+
+def _contract_free(term: sp.Expr) -> sp.Expr:
+    """Write delta(i, j) F(j) as delta(i, j) F(i), for deltas that stay, and delta^n as delta."""
+    if not term.has(sp.KroneckerDelta):
+        return term
+    factors = list(sp.Mul.make_args(term))
+    for position, factor in enumerate(factors):
+        base, exponent = factor.as_base_exp()
+        if not (isinstance(base, sp.KroneckerDelta) and exponent.is_Integer and exponent > 0):
+            continue
+        i, j = base.args[:2]
+        factors[position] = sp.KroneckerDelta(i, j)
+        if all(isinstance(k, (sp.Symbol, sp.Idx)) for k in (i, j)):
+            keep, drop = sorted((i, j), key=sp.default_sort_key)
+            factors = [
+                f if k == position else f.xreplace({drop: keep}) for k, f in enumerate(factors)
+            ]
+    return sp.Mul(*factors)
+
+
+def _canonical(body: sp.Expr, limits: tuple[Limit, ...]) -> sp.Expr:
+    """The sum with canonical index names; deeper sums inside the body keep theirs."""
+    start = 1 + max((_LEVEL[d] for d in body.atoms(sp.Dummy) if d in _LEVEL), default=-1)
+    if start + len(limits) > len(_CANONICAL):
+        return sp.Sum(body, *limits)
+    names = _CANONICAL[start : start + len(limits)]
+    indices = {limit[0] for limit in limits}
+    nested = any(b.has(*indices) for _, *bounds in limits for b in bounds)
+    if nested or len(limits) > _MOST_PERMUTED:
+        orders = [limits]
+    else:
+        ordered = sorted(limits, key=lambda limit: (str(limit[1]), str(limit[2])))
+        bounds = [limit[1:] for limit in ordered]
+        orders = [p for p in permutations(ordered) if [limit[1:] for limit in p] == bounds]
+    written = []
+    for order in orders:
+        renaming = {limit[0]: name for limit, name in zip(order, names, strict=True)}
+        renamed = body.xreplace(renaming)
+        new = [(renaming[i], a.xreplace(renaming), b.xreplace(renaming)) for i, a, b in order]
+        written.append((str(renamed), renamed, new))
+    _, body, limits = min(written, key=lambda item: item[0])
+    return _known(sp.Sum(body, *limits))
+
+
+def _known(total: sp.Sum) -> sp.Expr:
+    """The closed form, for a single sum of known functions of the index (say, of k**2)."""
+    unknown = (sp.Indexed, MatrixElement, AppliedUndef, sp.KroneckerDelta, sp.Sum, sp.Integral)
+    if len(total.limits) > 1 or total.function.has(*unknown) or not total.is_commutative:
+        return total
+    closed = total.doit()
+    return total if closed.has(sp.Sum, sp.Piecewise) else closed

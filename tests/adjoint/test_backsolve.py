@@ -1,0 +1,158 @@
+"""What is particular to the continuous adjoint: its cost, its memory, its limits."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from companion import Backsolve, FixedStep, solve
+from companion.ode import TooManySteps
+from tests.adjoint.test_gradients import TIGHT, Net
+from tests.ode.problems import F64
+
+Y0 = torch.tensor([0.5, -1.0, 0.2], dtype=F64)
+
+
+def saved_bytes(run):
+    """Bytes that autograd keeps for the backward pass of ``run()``."""
+    kept = {}
+
+    def pack(x):
+        kept[x.data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = run()
+    return sum(kept.values()), result
+
+
+def test_memory_does_not_grow_with_the_steps():
+    net = Net()
+
+    def measure(gradient, steps):
+        control = FixedStep(1 / steps)
+        return saved_bytes(
+            lambda: solve(net, Y0, [0.0, 1.0], method="rk4", control=control, gradient=gradient).y
+        )[0]
+
+    assert measure("backsolve", 10) == measure("backsolve", 320)
+    assert measure("direct", 320) > 25 * measure("direct", 10)
+
+
+def test_statistics_of_the_backward_solve():
+    net, calls = Net(), []
+
+    def f(t, y):
+        calls.append(float(t))
+        return net(t, y)
+
+    sol = solve(f, Y0, [0.0, 0.3, 1.0], gradient="backsolve")
+    assert sol.stats.backward is None
+    assert sol.stats.evaluations == len(calls)
+    forward = len(calls)
+    sol.y.sum().backward()
+    backward = sol.stats.backward
+    assert backward.evaluations == len(calls) - forward
+    # One evaluation at the start, six a step, one after the jump at the inner output time.
+    tries = backward.accepted + backward.rejected
+    assert backward.evaluations == 2 + 6 * tries
+    assert all(0 <= t <= 1 for t in calls)
+
+
+def test_parameters_do_not_steer_the_steps():
+    """The same backward steps whether five or 50 000 parameters want a gradient."""
+
+    def steps(extra):
+        net = Net()
+        wide = torch.full((extra,), 1e3, dtype=F64, requires_grad=True)
+        sol = solve(lambda t, y: net(t, y) + 0 * wide.sum(), Y0, [0.0, 1.0],
+                    gradient="backsolve", **TIGHT)
+        sol.y.pow(2).sum().backward()
+        return sol.stats.backward
+
+    assert steps(5) == steps(50_000)
+
+
+def test_its_own_tolerances_method_and_control():
+    net = Net()
+
+    def run(strategy):
+        net.zero_grad()
+        sol = solve(net, Y0, [0.0, 1.0], gradient=strategy, **TIGHT)
+        sol.y.pow(2).sum().backward()
+        return sol.stats.backward, net.inner.weight.grad.clone()
+
+    tight, reference = run(Backsolve())
+    loose, rough = run(Backsolve(rtol=1e-3, atol=1e-3))
+    assert loose.accepted < tight.accepted
+    assert 1e-9 < (rough - reference).abs().max() < 1e-2
+    other, third = run(Backsolve(method="bosh3"))
+    assert other.accepted > tight.accepted
+    assert torch.allclose(third, reference, rtol=1e-6, atol=1e-8)
+    fixed, fourth = run(Backsolve(control=FixedStep(0.01)))
+    assert fixed.accepted == 100
+    assert torch.allclose(fourth, reference, rtol=1e-6, atol=1e-8)
+    with pytest.raises(TooManySteps):
+        run(Backsolve(max_steps=1, first_step=1e-3))
+
+
+def test_a_fixed_step_solve_may_have_an_adaptive_backward_solve():
+    net = Net()
+    control = FixedStep(0.01)
+    from companion.ode import PID
+
+    sol = solve(net, Y0, [0.0, 1.0], method="dopri5", control=control,
+                gradient=Backsolve(control=PID()))
+    sol.y.sum().backward()
+    assert sol.stats.accepted == 100
+    assert sol.stats.backward.accepted < 50
+
+
+def test_every_output_time_anchors_the_state():
+    """A flow that contracts by e^-30 cannot be reversed in one go, but in thirty."""
+
+    def error(outputs):
+        y0 = torch.full((1,), 1.5, dtype=F64, requires_grad=True)
+        t = torch.linspace(0, 1, outputs, dtype=F64)
+        f = lambda t, y: -30 * torch.sin(y - 1)  # noqa: E731
+        exact, rough = (
+            # The factor keeps the adjoint well above atol all the way.
+            torch.autograd.grad(
+                1e13 * solve(f, y0, t, gradient=g, rtol=1e-10, atol=1e-20).y[-1].sum(), y0
+            )[0]
+            for g in ("direct", "backsolve")
+        )
+        return float((rough / exact - 1).abs())
+
+    assert error(31) < 1e-6 < 1e-3 < error(2)
+
+
+def test_a_second_derivative_is_refused():
+    y0 = Y0.clone().requires_grad_()
+    sol = solve(Net(), y0, [0.0, 1.0], gradient="backsolve")
+    (grad,) = torch.autograd.grad(sol.y[-1].pow(2).sum(), y0, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_a_parameter_changed_in_between_is_noticed():
+    net = Net()
+    sol = solve(net, Y0, [0.0, 1.0], gradient="backsolve")
+    with torch.no_grad():
+        net.inner.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        sol.y.sum().backward()
+
+
+def test_nothing_is_kept_alive_once_the_solution_is_gone():
+    net = Net()
+    sol = solve(net, Y0.clone().requires_grad_(), [0.0, 1.0], gradient="backsolve")
+    sol.y.sum().backward()
+    witness = weakref.ref(net.inner.weight)
+    gc.disable()
+    try:
+        del sol, net
+        assert witness() is None
+    finally:
+        gc.enable()

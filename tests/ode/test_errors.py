@@ -1,0 +1,170 @@
+"""Everything a user can get wrong is an exception that says what to do."""
+
+import math
+
+import pytest
+import torch
+
+from companion import Backsolve, FixedStep, solve
+from companion.ode import PID, NonFiniteState, SolverError, StepSizeUnderflow, TooManySteps
+from tests.ode.problems import F64
+
+Y0 = torch.ones(2, dtype=F64)
+
+
+def decay(t, y):
+    return -y
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"f": 3}, TypeError, "f must be callable"),
+        ({"y0": 1.0}, TypeError, "y0 must consist of tensors, got float"),
+        ({"y0": ()}, ValueError, "y0 holds no tensor"),
+        ({"y0": torch.ones(2, dtype=torch.int64)}, TypeError, "floating or complex"),
+        ({"y0": (Y0, torch.ones(2, device="meta"))}, ValueError, "several devices"),
+        ({"t": 1.0}, ValueError, "shape"),
+        ({"t": []}, ValueError, "T >= 1"),
+        ({"t": torch.ones(2, 2)}, ValueError, "shape"),
+        ({"t": "soon"}, TypeError, "t must be a tensor or a sequence"),
+        ({"t": torch.tensor([True, False])}, TypeError, "real numbers"),
+        ({"t": [0.0, math.nan]}, ValueError, r"t\[1\] is nan"),
+        ({"t": [0.0, math.inf]}, ValueError, r"t\[1\] is inf"),
+        ({"t": [0.0, 1.0, 1.0]}, ValueError, r"t\[1\] = 1.0 and t\[2\] = 1.0"),
+        ({"t": [0.0, 1.0, 0.5]}, ValueError, "strictly increasing or strictly decreasing"),
+        ({"t": [0.0, -1.0, -0.5]}, ValueError, "strictly"),
+        ({"t": [0.0, 0.0]}, ValueError, "strictly"),
+        ({"args": torch.ones(1)}, TypeError, r"args=\(x,\)"),
+        ({"method": "rk5"}, ValueError, "unknown method 'rk5': choose one of"),
+        ({"method": 5}, TypeError, "method must be a name or a Tableau"),
+        ({"rtol": "small"}, TypeError, "rtol must be a number"),
+        ({"rtol": True}, TypeError, "rtol must be a number, got bool"),
+        ({"rtol": -1e-3}, ValueError, "not negative"),
+        ({"atol": math.nan}, ValueError, "atol must be finite"),
+        ({"rtol": 0.0, "atol": 0.0}, ValueError, "both zero"),
+        ({"method": "euler"}, ValueError, "FixedStep"),
+        ({"method": "rk4", "control": PID()}, ValueError, "no error estimate"),
+        ({"control": 0.1}, TypeError, "control must be FixedStep or PID"),
+        ({"first_step": 0.0}, ValueError, "first_step must be positive"),
+        ({"first_step": "a"}, TypeError, "first_step"),
+        ({"max_steps": 0}, ValueError, "at least 1"),
+        ({"max_steps": 1e3}, TypeError, "max_steps must be an int"),
+        ({"gradient": "adjoint"}, ValueError, "choose one of direct, backsolve"),
+        ({"gradient": Backsolve}, TypeError, r"such as Backsolve\(\)"),
+        ({"gradient": 7}, TypeError, "gradient must be"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        solve(**{"f": decay, "y0": Y0, "t": [0.0, 1.0], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("f", "error", "message"),
+    [
+        (lambda t, y: y[:1], ValueError, r"shape \(1,\) for a state of shape \(2,\)"),
+        (lambda t, y: -y.float(), TypeError, "float32 for a state of torch.float64"),
+        (lambda t, y: 0.0, TypeError, "f returned float"),
+        (lambda t, y: (y, y), TypeError, "structure"),
+        (lambda t, y: None, TypeError, "f returned"),
+    ],
+)
+def test_f_must_return_what_the_state_is(f, error, message):
+    with pytest.raises(error, match=message):
+        solve(f, Y0, [0.0, 1.0])
+
+
+@pytest.mark.parametrize("control", [None, FixedStep(0.1)])
+def test_a_nan_from_f(control):
+    with pytest.raises(NonFiniteState, match="not finite|infinite or NaN"):
+        solve(lambda t, y: y * math.nan, Y0, [0.0, 1.0], control=control)
+
+
+@pytest.mark.parametrize("control", [None, FixedStep(0.01)])
+def test_a_nan_on_the_way(control):
+    """f is undefined beyond t = 0.5; no smaller step gets past that."""
+    with pytest.raises(NonFiniteState) as caught:
+        solve(lambda t, y: torch.sqrt(0.5 - t) * y, Y0, [0.0, 0.4, 1.0], control=control)
+    if control is None:
+        assert caught.value.t == pytest.approx(0.5, abs=1e-6)
+    else:
+        assert "t[2]" in str(caught.value)
+
+
+def test_a_solution_that_blows_up():
+    """y' = y^2 reaches infinity at t = 1."""
+    with pytest.raises(SolverError) as caught:
+        solve(lambda t, y: y**2, Y0, [0.0, 2.0])
+    assert caught.value.t == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_jump_that_no_step_resolves_is_an_underflow():
+    """The slope grows without bound towards t = 0.5 and never becomes infinite."""
+
+    def f(t, y):
+        return torch.sign(0.5 - t) * torch.abs(0.5 - t) ** -0.99 * torch.ones_like(y) * 1e6
+
+    with pytest.raises(StepSizeUnderflow, match="stiff, discontinuous or diverging") as caught:
+        solve(f, Y0, [0.0, 1.0], rtol=1e-10, atol=1e-10, max_steps=100_000)
+    assert caught.value.t == pytest.approx(0.5, abs=1e-3)
+    assert caught.value.steps > 10
+
+
+def test_a_stiff_problem_runs_out_of_steps():
+    with pytest.raises(TooManySteps, match="max_steps = 50") as caught:
+        solve(lambda t, y: -1e5 * (y - torch.cos(t)), Y0, [0.0, 10.0], max_steps=50)
+    assert caught.value.steps == 50
+    assert 0 < caught.value.t < 10
+    assert caught.value.h > 0
+
+
+@pytest.mark.parametrize("control", [None, FixedStep(0.01)])
+def test_max_steps_bounds_all_steps_of_a_solve(control):
+    times = [0.1 * i for i in range(11)]
+    method = {"control": control, "rtol": 1e-10, "atol": 1e-10}
+    used = solve(decay, Y0, times, **method).stats
+    count = used.accepted + used.rejected
+    solve(decay, Y0, times, max_steps=count, **method)
+    with pytest.raises(TooManySteps):
+        solve(decay, Y0, times, max_steps=count - 1, **method)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"size": 0}, ValueError),
+        ({"size": -0.1}, ValueError),
+        ({"size": math.nan}, ValueError),
+        ({"size": "0.1"}, TypeError),
+        ({"size": None}, TypeError),
+    ],
+)
+def test_fixed_steps_are_positive_numbers(arguments, error):
+    with pytest.raises(error, match="size"):
+        FixedStep(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"icoeff": 0.0},
+        {"icoeff": math.inf},
+        {"safety": 0.0},
+        {"safety": 1.5},
+        {"min_factor": 1.0},
+        {"max_factor": 1.0},
+        {"min_factor": 0.0},
+    ],
+)
+def test_controllers_refuse_useless_coefficients(arguments):
+    with pytest.raises(ValueError, match="PID"):
+        PID(**arguments)
+
+
+def test_errors_are_one_family_and_carry_the_facts():
+    assert issubclass(TooManySteps, SolverError)
+    assert issubclass(SolverError, RuntimeError)
+    error = StepSizeUnderflow("message", t=1.0, h=-0.5, steps=3)
+    assert (error.t, error.h, error.steps) == (1.0, -0.5, 3)
+    assert "t = 1, h = -0.5, after 3 steps" in str(error)
