@@ -155,14 +155,16 @@ class AdaptiveMarch(March):
             self.size = min(max(size, smallest), left)
         ratio = 0.0
         while True:
-            # A step that would leave less than the rounding of t to go takes all of it.
-            ends = self.size >= left - smallest
+            # A step that would leave next to nothing to go takes all of it, as in HNW's DOPRI5.
+            ends = 1.01 * self.size >= left
             if self.size < smallest and not ends:
                 self._give_up(ratio)
             if ends:
                 t1, node = end, end_node
             else:
-                t1 = node = self.t + math.copysign(self.size, end - self.t)
+                # Two equal steps to the end are cheaper than a large one and a remainder.
+                size = min(self.size, left / 2)
+                t1 = node = self.t + math.copysign(size, end - self.t)
             step, h = self._try(t1, node)
             ratio = self._ratio(step)
             accepted, factor, self._history = self.method.control.judge(
@@ -173,8 +175,9 @@ class AdaptiveMarch(March):
                 break
             self.stats.rejected += 1
             self.size = proposal
-        # A step cut short by ``end`` says little about the size that the tolerances allow.
-        self.size = max(self.size, proposal) if ends else proposal
+        # A short step before ``end`` may be so exact that it only says: could be larger.
+        capped = factor >= self.method.control.max_factor
+        self.size = max(self.size, proposal) if capped else proposal
         self._last = (self.node, self.y, step, h)
         self._accept(t1, node, step, h)
 

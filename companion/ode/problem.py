@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -179,7 +180,7 @@ def check_times(t: Tensor | Sequence[float]) -> tuple[Tensor, tuple[float, ...]]
         if not math.isfinite(time):
             raise ValueError(f"t[{i}] is {time}: all times must be finite")
     forward = times[-1] > times[0]
-    for i, (a, b) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(times)):
         if a == b or (b > a) != forward:
             raise ValueError(
                 f"t must be strictly increasing or strictly decreasing, got t[{i}] = {a} and "

@@ -29,9 +29,10 @@ What "proved" means here
 What makes it hard to fool
     Before anything is rewritten, both sides are evaluated at exact points (rational numbers for
     symbols, rational polynomials for functions, rational matrices for matrices), where they must
-    agree (:class:`Disproved`).  After the zero, mutants of the claim (a flipped sign, a dropped term, a swapped or transposed factor,
-    swapped indices, changed limits, another variable in a derivative) must each be false at such
-    a point, and :class:`SurvivingMutant` is raised otherwise.
+    agree (:class:`Disproved`).  After the zero, mutants of the claim (a flipped sign, a dropped
+    term, a swapped or transposed factor, swapped indices, changed limits, another variable in a
+    derivative) must each be false at such a point, and :class:`SurvivingMutant` is raised
+    otherwise.
 
 What has to be trusted
     SymPy's automatic evaluation, ``expand``, ``diff``, ``integrate``, ``limit``, ``together`` and

@@ -261,7 +261,16 @@ def _limit(expr, point, scope):
     body, variable, target, direction = expr.args
     inside = _value(body, point, {**scope, variable: variable})
     end = _value(target, point, scope) if target.is_finite is not False else target
-    return _entrywise(lambda f: sp.limit(f, variable, end, str(direction)), inside)
+    return _entrywise(lambda f: _taken(f, variable, end, str(direction)), inside)
+
+
+def _taken(expr, variable, target, direction):
+    if expr.is_rational_function(variable) and target.is_finite is not False:
+        numerator, denominator = sp.fraction(sp.cancel(sp.expand(expr)))
+        below = denominator.xreplace({variable: target})
+        if below != 0:
+            return numerator.xreplace({variable: target}) / below
+    return sp.limit(expr, variable, target, direction)
 
 
 def _derivative(expr, point, scope):

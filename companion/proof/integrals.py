@@ -7,6 +7,7 @@ from collections.abc import Callable
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from companion.proof.partials import origin, with_orders
 from companion.proof.smooth import is_smooth
 from companion.proof.sums import normal_sum, renamed_apart
 
@@ -40,7 +41,7 @@ def normal_integral(
             inner = normal_integral(sp.expand(rest * summand), variable, lower, upper, normal)
             piece = normal_sum(normal(inner), limits)
         else:
-            piece = _term(middle, variable, lower, upper)
+            piece = _term(middle, variable, lower, upper, normal)
         pieces.append(left * piece * right)
     return sp.Add(*pieces)
 
@@ -58,37 +59,99 @@ def _split(term: sp.Expr, variable: sp.Symbol) -> tuple[sp.Expr, sp.Expr, sp.Exp
     return sp.Mul(*outside, *ordered[:first]), middle, sp.Mul(*ordered[last + 1 :])
 
 
-def _term(integrand, variable, lower, upper) -> sp.Expr:
+def _term(integrand, variable, lower, upper, normal) -> sp.Expr:
     if not integrand.has(variable):
         return integrand * (upper - lower)
-    primitive = _primitive(integrand, variable)
-    if primitive is not None:
-        at_ends = [primitive.subs(variable, end).doit() for end in (upper, lower)]
-        return at_ends[0] - at_ends[1]
+    infinite = any(end.has(sp.oo, -sp.oo) for end in (lower, upper))
+    if not infinite:
+        if integrand.is_polynomial(variable):
+            return _between(sp.integrate(integrand, variable), variable, lower, upper)
+        parts = _by_parts(integrand, variable)
+        if parts is not None:
+            boundary, rest = parts
+            remaining = normal_integral(normal(rest), variable, lower, upper, normal)
+            return _between(boundary, variable, lower, upper) + remaining
     if not integrand.has(AppliedUndef, sp.Indexed, sp.Sum) and integrand.is_commutative:
         known = sp.integrate(integrand, (variable, lower, upper))
-        if not known.has(sp.Integral, sp.Piecewise, sp.nan, sp.zoo):
+        if not known.has(sp.Integral, sp.Piecewise, sp.nan, sp.zoo, sp.oo, -sp.oo):
             return known
     name = _name(integrand, variable)
     renamed = integrand.xreplace({variable: name})
-    infinite = any(end.has(sp.oo, -sp.oo) for end in (lower, upper))
     if infinite or not is_smooth(integrand, variable):
         return sp.Integral(renamed, (name, lower, upper))
     ends = [sp.Integral(renamed, (name, BASE, end)) for end in (upper, lower)]
     return ends[0] - ends[1]
 
 
-def _primitive(integrand: sp.Expr, variable: sp.Symbol) -> sp.Expr | None:
-    """The primitive of a derivative with respect to the variable of integration itself."""
-    if integrand.is_polynomial(variable):
-        return sp.integrate(integrand, variable)
-    if not isinstance(integrand, sp.Derivative) or variable not in integrand.variables:
+def _between(primitive: sp.Expr, variable: sp.Symbol, lower: sp.Expr, upper: sp.Expr) -> sp.Expr:
+    return primitive.subs(variable, upper).doit() - primitive.subs(variable, lower).doit()
+
+
+def _by_parts(integrand: sp.Expr, variable: sp.Symbol) -> tuple[sp.Expr, sp.Expr] | None:
+    """One integration by parts, as the boundary term and the integrand that remains.
+
+    Of the functions in a product, derivatives of the least one (in SymPy's order) are moved to
+    the other factors, so that two integrals that differ by parts get the same form.
+    """
+    if not is_smooth(integrand, variable):
         return None
-    remaining = list(integrand.variables)
-    remaining.remove(variable)
-    if not all(isinstance(v, sp.Symbol) for v in remaining):
+    factors = sp.Mul.make_args(integrand)
+    roots = {_root(factor, variable) for factor in factors} - {None}
+    if not roots:
         return None
-    return sp.Derivative(integrand.expr, *remaining) if remaining else integrand.expr
+    least = min(roots, key=sp.default_sort_key)
+    for position, factor in enumerate(factors):
+        if _root(factor, variable) != least or factor.as_base_exp()[0] == least:
+            continue
+        before, after = factors[:position], factors[position + 1 :]
+        powers = [f for f in (*before, *after) if f.as_base_exp()[0] == least]
+        others = [f for f in (*before, *after) if f not in powers]
+        if factor.is_Pow or any(_involves(f, least) for f in others):
+            return None
+        if powers:
+            return _power_rule(factor, powers, others, least, variable)
+        lowered = _lowered(factor, variable)
+        boundary = sp.Mul(*before, lowered, *after)
+        left, right = sp.Mul(*before), sp.Mul(*after)
+        rest = left.diff(variable) * lowered * right + left * lowered * right.diff(variable)
+        return boundary, -rest
+    return None
+
+
+def _power_rule(factor, powers, others, function, variable):
+    """u^m u' c = (u^(m+1) c)'/(m+1) - u^(m+1) c'/(m+1), for commutative u."""
+    exponent = sp.Mul(*powers).as_base_exp()[1]
+    first_order = _lowered(factor, variable) == function
+    if not (first_order and function.is_commutative and exponent.is_Integer and exponent > 0):
+        return None
+    primitive = function ** (exponent + 1) / (exponent + 1)
+    rest = sp.Mul(*others)
+    return primitive * rest, -primitive * rest.diff(variable)
+
+
+def _root(factor: sp.Expr, variable: sp.Symbol) -> AppliedUndef | None:
+    """The undefined function u(.., t, ..) of which a factor is a power or a t-derivative."""
+    base = factor.as_base_exp()[0]
+    if not isinstance(base, AppliedUndef) or base.args.count(variable) != 1:
+        return None
+    if any(a.has(variable) for a in base.args if a != variable):
+        return None
+    orders = list(origin(base)[1])
+    orders[base.args.index(variable)] = 0
+    return with_orders(base, tuple(orders))
+
+
+def _lowered(derivative: AppliedUndef, variable: sp.Symbol) -> AppliedUndef:
+    orders = list(origin(derivative)[1])
+    orders[derivative.args.index(variable)] -= 1
+    return with_orders(derivative, tuple(orders))
+
+
+def _involves(factor: sp.Expr, function: AppliedUndef) -> bool:
+    """Whether the function or a derivative of it occurs in a factor, at any depth."""
+    mine = origin(function)[0]
+    return any(origin(applied)[0] == mine and applied.args == function.args
+               for applied in factor.atoms(AppliedUndef))  # fmt: skip
 
 
 def _name(body: sp.Expr, variable: sp.Symbol) -> sp.Dummy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -87,6 +88,9 @@ def _entry(expr: sp.Expr, entry: tuple[int, int], zero: bool) -> Iterator[Mutant
 def _inside(expr: sp.Basic) -> Iterator[Mutant]:
     """Every local change of every node, the rest of the expression kept."""
     yield from _local(expr)
+    if isinstance(expr, sp.BlockMatrix):
+        yield from _blocks(expr)
+        return
     for position in _children(expr):
         for mutant in _inside(expr.args[position]):
             if mutant.expr is None:
@@ -97,6 +101,34 @@ def _inside(expr: sp.Basic) -> Iterator[Mutant]:
                 lambda p=position, m=mutant: _with_argument(expr, p, m.expr),
                 mutant.rewriting,
             )
+
+
+def _blocks(expr: sp.BlockMatrix) -> Iterator[Mutant]:
+    rows, cols = expr.blockshape
+    for row in range(rows):
+        for col in range(cols):
+            block = expr.blocks[row, col]
+            where = f" in block {[row, col]}"
+            changed = [] if block.is_ZeroMatrix else [
+                Mutant("sign flipped", -block),
+                Mutant("value replaced by zero", 0 * block),
+            ]  # fmt: skip
+            for mutant in (*changed, *_inside(block)):
+                if mutant.expr is None:
+                    yield Mutant(mutant.name + where, None)
+                    continue
+                yield _attempt(
+                    mutant.name + where,
+                    lambda r=row, c=col, m=mutant: _with_block(expr, r, c, m.expr),
+                    mutant.rewriting,
+                )
+
+
+def _with_block(expr: sp.BlockMatrix, row: int, col: int, new: sp.Basic) -> sp.BlockMatrix:
+    rows, cols = expr.blockshape
+    blocks = [[expr.blocks[r, c] for c in range(cols)] for r in range(rows)]
+    blocks[row][col] = new
+    return sp.BlockMatrix(blocks)
 
 
 def _with_argument(expr: sp.Basic, position: int, new: sp.Basic) -> sp.Basic:
@@ -115,7 +147,8 @@ def _attempt(name: str, build, rewriting: bool = False) -> Mutant:
 
 def _children(expr: sp.Basic) -> range | list[int]:
     """Positions of the arguments into which mutation descends."""
-    if isinstance(expr, (sp.Sum, sp.Product, sp.Integral, sp.Derivative, sp.Limit, sp.Subs, sp.Pow)):
+    binders = (sp.Sum, sp.Product, sp.Integral, sp.Derivative, sp.Limit, sp.Subs)
+    if isinstance(expr, (*binders, sp.Pow)):
         return [0]
     leaves = (sp.Indexed, MatrixElement, sp.KroneckerDelta, sp.MatrixSymbol, sp.MatrixBase,
               sp.Identity, sp.ZeroMatrix, sp.Piecewise)  # fmt: skip
@@ -147,7 +180,7 @@ def _factors(expr: sp.Mul) -> Iterator[Mutant]:
     """Adjacent factors that need not commute, swapped."""
     args = list(expr.args)
     ordered = [k for k, a in enumerate(args) if a.is_Matrix or not a.is_commutative]
-    for one, two in zip(ordered, ordered[1:], strict=False):
+    for one, two in pairwise(ordered):
         swapped = list(args)
         swapped[one], swapped[two] = args[two], args[one]
         name = f"factors {_shown(args[one])} and {_shown(args[two])} swapped"

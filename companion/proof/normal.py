@@ -12,7 +12,8 @@ from sympy.matrices.expressions.matexpr import MatrixElement
 
 from companion.proof.integrals import normal_integral
 from companion.proof.limits import normal_limit
-from companion.proof.sums import collect, normal_sum
+from companion.proof.partials import as_partial
+from companion.proof.sums import collect, is_infinite, normal_sum
 from companion.proof.words import scalar_of_matrix
 
 
@@ -51,8 +52,7 @@ def _sum(expr: sp.Sum) -> sp.Expr:
     if any(len(limit) != 3 for limit in expr.limits):
         return expr
     limits = tuple((i, normal(a), normal(b)) for i, a, b in expr.limits)
-    if any(bound.is_infinite is not False and bound.has(sp.oo, -sp.oo)
-           for _, *bounds in limits for bound in bounds):  # fmt: skip
+    if is_infinite(limits):
         return expr.func(normal(expr.function), *limits).doit()
     return normal_sum(normal(expr.function), limits)
 
@@ -76,7 +76,7 @@ def _derivative(expr: sp.Derivative) -> sp.Expr:
     body = normal(expr.expr)
     taken = body.diff(*expr.variable_count)
     if isinstance(taken, sp.Derivative):
-        return taken
+        return as_partial(taken)
     return normal(taken)
 
 

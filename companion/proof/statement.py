@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from numbers import Rational
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from companion.proof.errors import BadStatement, Disproved
@@ -57,7 +59,30 @@ def side(name: str, given: object) -> Side:
             "give both limits"
         )
     check_shapes(expr)
-    return expr
+    if expr.has(sp.MatrixExpr) and _has_noncommutative_scalars(expr):
+        raise BadStatement(
+            f"{name} mixes noncommutative symbols with matrix expressions; use one of the two"
+        )
+    return _with_own_indices(expr)
+
+
+def _has_noncommutative_scalars(expr: Side) -> bool:
+    return any(s.is_commutative is False for s in expr.atoms(sp.Symbol, AppliedUndef))
+
+
+def _with_own_indices(expr: Side) -> Side:
+    """Give every Idx a label of its own.
+
+    ``Idx("j")`` holds the symbol ``j``.  Where a sum runs over a symbol of that name, replacing
+    the one would change the other.
+    """
+    return expr.xreplace({idx: _own_index(idx) for idx in expr.atoms(sp.Idx)})
+
+
+@cache
+def _own_index(idx: sp.Idx) -> sp.Idx:
+    label = sp.Dummy(idx.name, integer=True)
+    return sp.Idx(label) if idx.lower is None else sp.Idx(label, (idx.lower, idx.upper))
 
 
 def shape(expr: Side) -> tuple[sp.Expr, sp.Expr] | None:

@@ -61,7 +61,7 @@ def _merge(term: sp.Expr, limits: tuple[Limit, ...]) -> Iterator[sp.Expr]:
     factors, found = [], list(limits)
     for factor in sp.Mul.make_args(term):
         base, exponent = factor.as_base_exp()
-        if isinstance(base, sp.Sum) and exponent.is_Integer and exponent > 0:
+        if _is_finite_sum(base) and exponent.is_Integer and exponent > 0:
             for _ in range(int(exponent)):
                 body, inner = renamed_apart(base)
                 factors.append(body)
@@ -82,9 +82,19 @@ def _merge(term: sp.Expr, limits: tuple[Limit, ...]) -> Iterator[sp.Expr]:
 def _has_sum_factor(term: sp.Expr) -> bool:
     for factor in sp.Mul.make_args(term):
         base, exponent = factor.as_base_exp()
-        if isinstance(base, sp.Sum) and exponent.is_Integer and exponent > 0:
+        if _is_finite_sum(base) and exponent.is_Integer and exponent > 0:
             return True
     return False
+
+
+def _is_finite_sum(expr: sp.Expr) -> bool:
+    # The order of an infinite sum matters, so those stay as they are.
+    return isinstance(expr, sp.Sum) and not is_infinite(expr.limits)
+
+
+def is_infinite(limits: tuple) -> bool:
+    """Whether a bound of one of the limits is infinite."""
+    return any(bound.has(sp.oo, -sp.oo) for _, *bounds in limits for bound in bounds)
 
 
 def renamed_apart(total: sp.Sum) -> tuple[sp.Expr, tuple[Limit, ...]]:

@@ -193,7 +193,7 @@ class Theorem:
         if not isinstance(label, str) or not label.strip() or "\n" in label:
             raise BadStatement(f"label is {label!r}; say in one line what is shown")
         if any(e.label == label for e in self._evidence):
-            raise BadStatement(f"the label {label!r} is used already in {self.name}; choose another")
+            raise BadStatement(f"the label {label!r} is taken in {self.name}; choose another")
 
     def _add(self, evidence: Evidence) -> None:
         self._evidence.append(evidence)

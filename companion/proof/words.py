@@ -8,6 +8,8 @@ trace is written with the least of its words under cyclic rotation and transposi
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import sympy as sp
 from sympy.matrices.expressions.matexpr import MatrixElement
 
@@ -58,7 +60,7 @@ def check_shapes(expr: sp.Basic) -> None:
     for node in sp.preorder_traversal(expr):
         if isinstance(node, sp.MatMul):
             factors = [a for a in node.args if a.is_Matrix]
-            for one, two in zip(factors, factors[1:], strict=False):
+            for one, two in pairwise(factors):
                 if not _same(one.cols, two.rows):
                     raise BadStatement(
                         f"the shapes {one.shape} of {sp.sstr(one)} and {two.shape} of "
@@ -114,14 +116,16 @@ def _inverse(pairs: list[tuple[sp.Expr, Word]], size: sp.Expr) -> list[tuple[sp.
     if len(pairs) == 1:
         ((coefficient, word),) = pairs
         if all(_same(letter.rows, letter.cols) for letter in word):
-            factors = [
-                _words(w.arg, False) if isinstance(w, sp.Inverse) else [(sp.S.One, (sp.Inverse(w),))]
-                for w in reversed(word)
-            ]
-            return _product(1 / coefficient, factors)
+            return _product(1 / coefficient, [_letter_inverse(w) for w in reversed(word)])
     terms = [sp.MatMul(c, *(word or (sp.Identity(size),))) for c, word in pairs]
     base = sp.MatAdd(*terms).doit(deep=False) if terms else sp.ZeroMatrix(size, size)
     return [(sp.S.One, (sp.Inverse(base),))]
+
+
+def _letter_inverse(letter: sp.Basic) -> list[tuple[sp.Expr, Word]]:
+    if isinstance(letter, sp.Inverse):
+        return _words(letter.arg, False)
+    return [(sp.S.One, (sp.Inverse(letter),))]
 
 
 def _cancelled(word: Word) -> Word:

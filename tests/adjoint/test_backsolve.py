@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from companion import Backsolve, FixedStep, solve
-from companion.ode import TooManySteps
+from companion.ode import PID, SolverError, TooManySteps
 from tests.adjoint.test_gradients import TIGHT, Net
 from tests.ode.problems import F64
 
@@ -100,8 +100,6 @@ def test_its_own_tolerances_method_and_control():
 def test_a_fixed_step_solve_may_have_an_adaptive_backward_solve():
     net = Net()
     control = FixedStep(0.01)
-    from companion.ode import PID
-
     sol = solve(net, Y0, [0.0, 1.0], method="dopri5", control=control,
                 gradient=Backsolve(control=PID()))
     sol.y.sum().backward()
@@ -110,22 +108,22 @@ def test_a_fixed_step_solve_may_have_an_adaptive_backward_solve():
 
 
 def test_every_output_time_anchors_the_state():
-    """A flow that contracts by e^-30 cannot be reversed in one go, but in thirty."""
+    """A flow that contracts by e^-60 cannot be reversed in one go, but in sixty: forward it
+    forgets its state, so backward any error in the state grows until y^3 tears it away."""
+    p = torch.tensor(1.2, dtype=F64, requires_grad=True)
 
-    def error(outputs):
-        y0 = torch.full((1,), 1.5, dtype=F64, requires_grad=True)
+    def grad(gradient, outputs):
+        def f(t, y):
+            return 60 * (p * torch.cos(t) - y) - y**3
+
         t = torch.linspace(0, 1, outputs, dtype=F64)
-        f = lambda t, y: -30 * torch.sin(y - 1)  # noqa: E731
-        exact, rough = (
-            # The factor keeps the adjoint well above atol all the way.
-            torch.autograd.grad(
-                1e13 * solve(f, y0, t, gradient=g, rtol=1e-10, atol=1e-20).y[-1].sum(), y0
-            )[0]
-            for g in ("direct", "backsolve")
-        )
-        return float((rough / exact - 1).abs())
+        y = solve(f, torch.zeros(1, dtype=F64), t, gradient=gradient, **TIGHT).y
+        return torch.autograd.grad(y[-1].sum(), p)[0]
 
-    assert error(31) < 1e-6 < 1e-3 < error(2)
+    expected = grad("direct", 2)
+    assert torch.allclose(grad("backsolve", 61), expected, rtol=1e-7)
+    with pytest.raises(SolverError):
+        grad("backsolve", 2)
 
 
 def test_a_second_derivative_is_refused():

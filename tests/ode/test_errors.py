@@ -77,7 +77,7 @@ def test_f_must_return_what_the_state_is(f, error, message):
 
 @pytest.mark.parametrize("control", [None, FixedStep(0.1)])
 def test_a_nan_from_f(control):
-    with pytest.raises(NonFiniteState, match="not finite|infinite or NaN"):
+    with pytest.raises(NonFiniteState, match=r"not finite|infinite or NaN"):
         solve(lambda t, y: y * math.nan, Y0, [0.0, 1.0], control=control)
 
 

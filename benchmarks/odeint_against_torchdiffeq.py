@@ -1,0 +1,96 @@
+"""How fast are odeint and odeint_adjoint beside torchdiffeq's, and whose gradient is better?
+
+A small neural ODE, the size of torchdiffeq's first example: a tanh network 2-50-2 on y**3, a
+batch of 20 in float32, dopri5 with rtol 1e-6 and atol 1e-8, 20 output times, one thread.  The
+gradient error is that against a float64 gradient with tolerance 1e-12.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchdiffeq
+from measure import interleave, store
+from torch import Tensor, nn
+
+import companion
+
+TOLERANCES = {"rtol": 1e-6, "atol": 1e-8, "method": "dopri5"}
+
+
+class Net(nn.Module):
+    """The vector field of torchdiffeq's demo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 2))
+        for layer in (self.net[0], self.net[2]):
+            nn.init.normal_(layer.weight, std=0.1)
+            nn.init.zeros_(layer.bias)
+        self.calls = 0
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return self.net(y**3)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = Net().to(device)
+    y0 = (2 * torch.randn(20, 1, 2)).to(device)
+    t = torch.linspace(0, 5, 20, device=device)
+
+    def forward(odeint):
+        with torch.no_grad():
+            return odeint(net, y0, t, **TOLERANCES)
+
+    def loss(odeint, net=net, y0=y0, t=t, **tolerances):
+        return odeint(net, y0, t, **(TOLERANCES | tolerances)).abs().mean()
+
+    def gradient(odeint, **changes) -> Tensor:
+        net.zero_grad()
+        loss(odeint, **changes).backward()
+        return torch.cat([p.grad.flatten().double() for p in net.parameters()])
+
+    def count(run) -> int:
+        net.calls = 0
+        run()
+        return net.calls
+
+    contenders = {
+        "forward": {
+            "companion": lambda: forward(companion.odeint),
+            "torchdiffeq": lambda: forward(torchdiffeq.odeint),
+        },
+        "adjoint": {
+            "companion": lambda: gradient(companion.odeint_adjoint),
+            "torchdiffeq": lambda: gradient(torchdiffeq.odeint_adjoint),
+        },
+        "backprop": {
+            "companion": lambda: gradient(companion.odeint),
+            "torchdiffeq": lambda: gradient(torchdiffeq.odeint),
+        },
+    }
+    figures: dict[str, object] = {}
+    for task, runs in contenders.items():
+        seconds = interleave(runs)
+        figures[task] = {
+            "milliseconds": {name: round(1e3 * s, 2) for name, s in seconds.items()},
+            "evaluations of f": {name: count(run) for name, run in runs.items()},
+            "times faster": round(seconds["torchdiffeq"] / seconds["companion"], 2),
+        }
+
+    found = {name: run() for name, run in contenders["adjoint"].items()}
+    net.double()
+    exact = gradient(
+        companion.odeint, y0=y0.double(), t=t.double(), rtol=1e-12, atol=1e-12
+    )
+    figures["relative error of the adjoint gradient"] = {
+        name: float(f"{float((g - exact).norm() / exact.norm()):.2e}") for name, g in found.items()
+    }
+    store("odeint_against_torchdiffeq", figures)
+
+
+if __name__ == "__main__":
+    main()
