@@ -65,7 +65,7 @@ def odeint(
             ``norm`` (of a tensor or tuple shaped like y, to a 0-dim tensor).
 
     Returns:
-        y at the times t: a tensor of shape (T, *y0.shape), or a tuple of such.
+        The state at the times t, a tensor of shape ``(T, *y0.shape)``, or a tuple of such.
 
     Raises:
         TypeError, ValueError: for a wrong argument; the message says which.

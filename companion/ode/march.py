@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import NoReturn
 
 import torch
@@ -17,7 +18,7 @@ from companion.ode.solution import Stats
 from companion.ode.step import Step, VectorField, inside, runge_kutta_step
 
 
-class March:
+class March(ABC):
     """The solution of ``dy/dt = field(t, y)`` on its way from one time to the next.
 
     Times are floats on the host.  A time may come with a *node*: the same time as a 0-dim
@@ -64,6 +65,7 @@ class March:
         self.y = y
         self._rates = None
 
+    @abstractmethod
     def to(self, target: float, end: float, node: Time | None = None) -> Leaves:
         """March until ``target`` is reached or passed, never past ``end``.
 
@@ -75,7 +77,6 @@ class March:
         Returns:
             The state at ``target``; ``self.t`` may lie between ``target`` and ``end``.
         """
-        raise NotImplementedError
 
     def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
         if self.stats.accepted + self.stats.rejected >= self.method.max_steps:

@@ -84,12 +84,12 @@ class Tableau:
 
     @cached_property
     def c(self) -> Row:
-        """Nodes: the row sums of ``a``."""
+        """The nodes, which are the row sums of ``a``."""
         return (Fraction(0), *(sum(row, Fraction(0)) for row in self.a))
 
     @cached_property
     def fsal(self) -> bool:
-        """First same as last: the last stage is ``f(t1, y1)``, the next step's first."""
+        """Whether the last stage is ``f(t1, y1)``, the first of the next step."""
         return self.stages > 1 and (*self.a[-1], Fraction(0)) == self.b
 
     @cached_property

@@ -205,9 +205,9 @@ def _iterated(combine):
                 raise Unevaluable(f"more than {_MOST_TERMS} terms")
             if high < low - 1:
                 raise Unevaluable("the range of a sum or product is empty")
-            return combine([
-                run(inner, {**scope, variable: sp.Integer(k)}) for k in range(low, high + 1)
-            ])
+            return combine(
+                [run(inner, {**scope, variable: sp.Integer(k)}) for k in range(low, high + 1)]
+            )
 
         return run(expr.limits, scope)
 
@@ -249,8 +249,8 @@ def _integral(expr, point, scope):
 
 def _integrate(integrand, variable, lower, upper):
     if integrand.is_polynomial(variable) and not lower.is_infinite and not upper.is_infinite:
-        primitive = sp.expand(integrand).integrate(variable)
-        return primitive.xreplace({variable: upper}) - primitive.xreplace({variable: lower})
+        primitive = sp.Poly(integrand, variable).integrate()
+        return primitive.eval(upper) - primitive.eval(lower)
     result = sp.integrate(integrand, (variable, lower, upper))
     if result.has(sp.Integral):
         raise Unevaluable(f"no closed form of the integral of {sp.sstr(integrand)}")
@@ -377,7 +377,7 @@ def _matrix_element(expr, point, scope):
     indices = tuple(_integer(i, point, scope) for i in expr.indices)
     matrix = _value(expr.parent, point, scope)
     if not all(0 <= i < size for i, size in zip(indices, matrix.shape, strict=True)):
-        raise Unevaluable(f"an index of {sp.sstr(expr)} is out of range")
+        raise ShapeError(f"an index of {sp.sstr(expr)} is out of range")
     return matrix[indices]
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
 import sympy as sp
+from sympy.matrices.expressions.matexpr import MatrixElement
 
 from companion.proof.errors import Unevaluable
 
@@ -65,11 +66,13 @@ class Point:
     Args:
         number: Which of :data:`SCHEMES` is used.
         dimensions: Values of the symbols that stand for dimensions.
+        indices: Symbols that occur as an index, with the least value they take.
         degree: Least degree of the polynomials that replace undefined functions.
     """
 
     number: int
     dimensions: Mapping[sp.Symbol, sp.Integer]
+    indices: Mapping[sp.Symbol, int] = field(default_factory=dict)
     degree: int = 3
     used: dict[str, str] = field(default_factory=dict)
 
@@ -81,6 +84,8 @@ class Point:
         """A value of a plain symbol, or a 3 x 3 matrix for a noncommutative one."""
         if symbol in self.dimensions:
             value = self.dimensions[symbol]
+        elif symbol in self.indices:
+            value = self._index(symbol)
         elif symbol.is_commutative is False:
             size = range(NONCOMMUTATIVE_SIZE)
             value = sp.ImmutableMatrix(
@@ -113,10 +118,7 @@ class Point:
         if applied.is_commutative is False:
             size = range(NONCOMMUTATIVE_SIZE)
             return sp.ImmutableMatrix(
-                [
-                    [self._polynomial(f"{name}[{r},{c}]", arguments) for c in size]
-                    for r in size
-                ]
+                [[self._polynomial(f"{name}[{r},{c}]", arguments) for c in size] for r in size]
             )
         assumptions = applied.assumptions0
         for key, truth in assumptions.items():
@@ -139,10 +141,17 @@ class Point:
         """The values that were used, as plain text; long descriptions are cut."""
         dims = {s.name: str(v) for s, v in self.dimensions.items()}
         rest = {k: v for k, v in self.used.items() if v and k not in dims}
-        text = ", ".join(
-            f"{k} = {v}" for k, v in [*sorted(dims.items()), *sorted(rest.items())]
-        )
+        text = ", ".join(f"{k} = {v}" for k, v in [*sorted(dims.items()), *sorted(rest.items())])
         return text if len(text) <= most else text[:most].rsplit(", ", 1)[0] + ", ..."
+
+    def _index(self, symbol: sp.Symbol) -> sp.Expr:
+        # Small, to lie within the small dimensions; any integer is admissible.
+        least = self.indices[symbol]
+        first = _draw(f"{self.number}|{symbol.name}")[0] % 2
+        for value in map(sp.Integer, (least + first, least + 1 - first)):
+            if _satisfies(value, symbol.assumptions0):
+                return value
+        return self._admissible(symbol.name, symbol.assumptions0, self.scheme.sign)
 
     def _polynomial(self, name: str, arguments: tuple[sp.Expr, ...]) -> sp.Expr:
         terms = []
@@ -154,9 +163,7 @@ class Point:
     def _definite(self, name: str, arguments: tuple[sp.Expr, ...]) -> sp.Expr:
         # A positive constant plus positive multiples of squares: positive at real arguments.
         label = f"{name}({len(arguments)})"
-        squares = (
-            abs(self._rational(f"{label}{k}")) * x**2 for k, x in enumerate(arguments)
-        )
+        squares = (abs(self._rational(f"{label}{k}")) * x**2 for k, x in enumerate(arguments))
         return sp.Add(abs(self._rational(label)), *squares)
 
     def _rational(self, label: str) -> sp.Rational:
@@ -176,7 +183,7 @@ class Point:
         candidates += [sp.Integer(k) for k in (*integers, 2, 3, 5, 7, 1, -1, 0)]
         candidates += [sp.Rational(1, p + 1), sp.I * ratio, ratio + sp.I, sp.oo, -sp.oo]
         for value in candidates:
-            if all(getattr(value, f"is_{k}") is truth for k, truth in assumptions.items()):
+            if _satisfies(value, assumptions):
                 return value
         declared = ", ".join(f"{k}={v}" for k, v in sorted(assumptions.items()))
         raise Unevaluable(f"no rational value stands for {label}, declared {declared}")
@@ -186,6 +193,7 @@ def points(expressions: Iterable[sp.Basic]) -> list[Point]:
     """The points at which a statement about these expressions is evaluated."""
     expressions = list(expressions)
     dimensions = sorted(set().union(*map(_dimensions, expressions)), key=lambda s: s.name)
+    indices = _indices(expressions)
     order = max((_order(e) for e in expressions), default=0)
     result = []
     for number, scheme in enumerate(SCHEMES):
@@ -195,8 +203,21 @@ def points(expressions: Iterable[sp.Basic]) -> list[Point]:
             value = _dimension(symbol, wanted)
             if value is not None:
                 chosen[symbol] = value
-        result.append(Point(number, chosen, degree=max(3, order + 2)))
+        result.append(Point(number, chosen, indices, degree=max(3, order + 2)))
     return result
+
+
+def _indices(expressions: Iterable[sp.Basic]) -> dict[sp.Symbol, int]:
+    """Symbols in index positions; entries of matrices count from 0, sums usually from 1."""
+    least: dict[sp.Symbol, int] = {}
+    for expr in expressions:
+        for node in expr.atoms(sp.Indexed, sp.KroneckerDelta, MatrixElement):
+            positions = node.args[1:] if not isinstance(node, sp.KroneckerDelta) else node.args[:2]
+            for symbol in _free(positions):
+                if isinstance(symbol, sp.Symbol):
+                    start = 0 if isinstance(node, MatrixElement) else least.get(symbol, 1)
+                    least[symbol] = start
+    return least
 
 
 def _written(value: sp.Expr) -> str:
@@ -205,9 +226,13 @@ def _written(value: sp.Expr) -> str:
 
 def _dimension(symbol: sp.Symbol, wanted: int) -> sp.Integer | None:
     for value in map(sp.Integer, (wanted, 2, 3, 4, 5, 6, 1)):
-        if all(getattr(value, f"is_{k}") is v for k, v in symbol.assumptions0.items()):
+        if _satisfies(value, symbol.assumptions0):
             return value
     return None
+
+
+def _satisfies(value: sp.Expr, assumptions: Mapping[str, bool]) -> bool:
+    return all(getattr(value, f"is_{k}") is truth for k, truth in assumptions.items())
 
 
 def _dimensions(expr: sp.Basic) -> set[sp.Symbol]:
@@ -243,9 +268,7 @@ def _monomials(arity: int, degree: int) -> list[tuple[int, ...]]:
     """Monomials as tuples of argument positions; for many arguments not all mixed ones."""
     if sp.binomial(arity + degree, degree) <= _MOST_MONOMIALS:
         return [
-            m
-            for d in range(degree + 1)
-            for m in combinations_with_replacement(range(arity), d)
+            m for d in range(degree + 1) for m in combinations_with_replacement(range(arity), d)
         ]
     powers = [(k,) * d for k in range(arity) for d in range(1, degree + 1)]
     pairs = [m for m in combinations_with_replacement(range(arity), 2) if m[0] != m[1]]

@@ -46,18 +46,26 @@ class Evaluated:
     def __post_init__(self) -> None:
         self._points = points((self.expr, *self.others))
 
-    def differs_from(self, other: sp.Basic, entry: tuple[int, int] | None = None):
+    def differs_from(
+        self,
+        other: sp.Basic,
+        entry: tuple[int, int] | None = None,
+        *,
+        misfit_counts: bool = False,
+    ) -> Counterexample | None:
         """A counterexample to ``expr == other``, or None.
 
         Args:
             other: The other side; one entry of it, if ``entry`` is given.
             entry: Compare this entry of an explicit matrix only.
+            misfit_counts: Whether dimensions that do not fit together in ``other`` are a
+                difference, too.
         """
         for point in self._points:
             mine = self._value(point, entry)
             if isinstance(mine, Exception):
                 continue
-            found = _compare(mine, other, point)
+            found = _compare(mine, other, point, misfit_counts)
             if found is not None:
                 return found
         return None
@@ -83,18 +91,24 @@ class Evaluated:
         return self._values[key]
 
 
-def _compare(mine: Value, other: sp.Basic, point: Point) -> Counterexample | None:
+def _compare(
+    mine: Value, other: sp.Basic, point: Point, misfit_counts: bool
+) -> Counterexample | None:
     dimensions = ", ".join(f"{s.name} = {v}" for s, v in point.dimensions.items())
     try:
         theirs = value(other, point)
     except Unevaluable:
         return None
     except ShapeError as error:
+        if not misfit_counts:
+            return None
         return Counterexample(point.describe(), f"shapes do not fit: {error}", dimensions)
     if isinstance(mine, sp.MatrixBase) is not isinstance(theirs, sp.MatrixBase):
         mine, theirs = promoted([mine, theirs])
     if isinstance(mine, sp.MatrixBase):
         if mine.shape != theirs.shape:
+            if not misfit_counts:
+                return None
             reason = f"shapes differ: {mine.shape} and {theirs.shape}"
             return Counterexample(point.describe(), reason, dimensions)
         differences = list(mine - theirs)

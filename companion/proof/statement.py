@@ -101,9 +101,7 @@ def same_shape(one: Side, two: Side) -> bool:
 def require_same_shape(one: Side, two: Side) -> None:
     """Raise Disproved if the shapes differ."""
     if not same_shape(one, two):
-        described = [
-            "a scalar" if shape(s) is None else f"of shape {shape(s)}" for s in (one, two)
-        ]
+        described = ["a scalar" if shape(s) is None else f"of shape {shape(s)}" for s in (one, two)]
         raise Disproved(
             f"the left side is {described[0]}, the right side is {described[1]}; transpose one "
             "side, or take the entry [0, 0] of a 1 x 1 matrix"

@@ -36,9 +36,7 @@ def normal_sum(body: sp.Expr, limits: tuple[Limit, ...]) -> sp.Expr:
     *inner, (index, lower, upper) = limits
     fresh = sp.Dummy(str(index), integer=True)
     body = body.xreplace({index: fresh})
-    inner = tuple(
-        (i, a.xreplace({index: fresh}), b.xreplace({index: fresh})) for i, a, b in inner
-    )
+    inner = tuple((i, a.xreplace({index: fresh}), b.xreplace({index: fresh})) for i, a, b in inner)
     if inner:
         body = normal_sum(body, inner)
     if lower.is_Integer and upper.is_Integer and abs(upper - lower) <= _MOST_EXPLICIT_TERMS:
@@ -100,9 +98,7 @@ def is_infinite(limits: tuple) -> bool:
 def renamed_apart(total: sp.Sum) -> tuple[sp.Expr, tuple[Limit, ...]]:
     """Summand and limits of a sum with indices that occur nowhere else."""
     names = {limit[0]: sp.Dummy(str(limit[0]), integer=True) for limit in total.limits}
-    limits = tuple(
-        (names[i], a.xreplace(names), b.xreplace(names)) for i, a, b in total.limits
-    )
+    limits = tuple((names[i], a.xreplace(names), b.xreplace(names)) for i, a, b in total.limits)
     return total.function.xreplace(names), limits
 
 

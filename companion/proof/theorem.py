@@ -247,7 +247,7 @@ def _is_zero(claimed: Side) -> bool:
 
 def _refutes(evaluated: Evaluated, mutant: Mutant, zero: Side | None) -> Counterexample | None:
     if zero is None:
-        return evaluated.differs_from(mutant.expr, mutant.entry)
+        return evaluated.differs_from(mutant.expr, mutant.entry, misfit_counts=True)
     # The claim is zero: a mutant of the other side must not be zero.
     target = zero if mutant.entry is None else sp.S.Zero
     return Evaluated(mutant.expr, (evaluated.expr,)).differs_from(target)
