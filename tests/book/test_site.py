@@ -13,7 +13,10 @@ from browser import CURE, browser_is_required, find_browser
 from playwright.sync_api import Browser
 from site_facts import Facts, browsing, observe, served
 
-SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
+from companion.proof import read_ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "_build" / "html"
 pytestmark = pytest.mark.site
 
 Check = Callable[[Facts], Iterator[str]]
@@ -171,6 +174,16 @@ def test_search_finds_words_without_a_server(browser: Browser, site: Path) -> No
         )
         page.close()
     assert any("/book/adjoint/" in link for link in found), found
+
+
+def test_ledger_lists_every_theorem(site: Path) -> None:
+    page = (site / "book" / "reference" / "ledger.html").read_text(encoding="utf-8")
+    records = read_ledger(ROOT / "book")
+    assert records
+    for record in records:
+        chapter = record.notebook.removesuffix(".ipynb")
+        assert f'href="../{chapter}.html#{record.name}"' in page, record.name
+    assert f"{len(records)} theorem" in page
 
 
 def test_no_file_names_another_host_to_load_from(site: Path) -> None:

@@ -1,0 +1,72 @@
+"""`make refresh`: same notebook, same bytes; and a notebook that fails stays as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import refresh
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, refresh.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    """A notebook as an editor leaves it: never run, with metadata of its own."""
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell(
+            "import sys\nprint(1)\nsys.stdout.flush()\nprint(2)", metadata={"scrolled": True}
+        ),
+        new_code_cell("sorted({'b', 'a'})", metadata={"tags": ["hide-input"]}),
+    ]
+    path = tmp_path / "notebook.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"widgets": {}}), path)
+    return path
+
+
+def test_second_refresh_changes_nothing(notebook: Path) -> None:
+    first = run(notebook)
+    text = notebook.read_text(encoding="utf-8")
+    assert first.returncode == 0, first.stdout
+    assert first.stdout.startswith("refreshed")
+    assert run(notebook).stdout.startswith("unchanged")
+    assert notebook.read_text(encoding="utf-8") == text
+    stored = nbformat.reads(text, as_version=4)
+    assert [cell.execution_count for cell in stored.cells[1:]] == [1, 2]
+    assert [output.text for output in stored.cells[1].outputs] == ["1\n2\n"]
+    assert dict(stored.cells[1].metadata) == {}
+    assert dict(stored.cells[2].metadata) == {"tags": ["hide-input"]}
+    assert list(notebook.parent.iterdir()) == [notebook]
+
+
+def test_check_reports_and_writes_nothing(notebook: Path) -> None:
+    before = notebook.read_bytes()
+    done = run("--check", notebook)
+    assert done.returncode == 1
+    assert done.stdout.startswith("STALE")
+    assert notebook.read_bytes() == before
+
+
+def test_failing_notebook_stays_as_it_was(notebook: Path) -> None:
+    broken = nbformat.read(notebook, as_version=4)
+    broken.cells.append(new_code_cell("assert 1 + 1 == 3, 'sums'"))
+    nbformat.write(broken, notebook)
+    before = notebook.read_bytes()
+    done = run(notebook)
+    assert done.returncode == 1
+    assert "AssertionError: sums" in done.stdout
+    assert notebook.read_bytes() == before
+
+
+def test_missing_notebook_is_named(tmp_path: Path) -> None:
+    done = run(tmp_path / "nowhere.ipynb")
+    assert done.returncode == 2
+    assert "nowhere.ipynb" in done.stderr
