@@ -78,6 +78,9 @@ def test_options_for_control():
     ours = odeint(forced, Y0, TIMES, method="dopri5", options=options)
     assert torch.allclose(ours, odeint(forced, Y0, TIMES), atol=1e-6)
     assert not torch.equal(ours, odeint(forced, Y0, TIMES))
+    assert not torch.equal(
+        odeint(forced, Y0, TIMES, options={"first_step": 0.01}), odeint(forced, Y0, TIMES)
+    )
     with pytest.raises(TooManySteps):
         odeint(forced, Y0, TIMES, options={"max_num_steps": 3})
 
@@ -134,6 +137,14 @@ def test_adjoint_arguments(arguments):
     expected = grads_of(odeint, rtol=1e-10, atol=1e-11)
     for ours, theirs in zip(grads_of(odeint_adjoint, **arguments), expected, strict=True):
         assert torch.allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adjoint_rtol", "adjoint_atol"])
+def test_adjoint_tolerances_reach_the_backward_solve(name):
+    tight = {"rtol": 1e-9, "atol": 1e-9}
+    exact = grads_of(odeint_adjoint, **tight)[0]
+    loose = grads_of(odeint_adjoint, **tight, **{name: 1e-2})[0]
+    assert 1e-8 < (exact - loose).abs().max() < 1e-1
 
 
 def test_adjoint_params_choose_whose_gradients_are_wanted():

@@ -7,6 +7,7 @@ the page cannot claim what no notebook shows.
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -22,30 +23,30 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def evidence(record: Record) -> str:
-    """What supports one theorem, in a few words."""
-    bounds = ", ".join(dict.fromkeys(check.bound for check in record.checks))
-    return (
-        f"{counted(len(record.proofs), 'exact proof')}, "
-        f"{counted(record.mutants, 'mutant')} refuted; "
-        f"{counted(len(record.checks), 'check')} ({bounds}); "
-        f"{counted(len(record.refutations), 'wrong claim')} refuted"
-    )
+def counts(record: Record) -> tuple[int, int, int, int]:
+    """How many proofs, refuted mutants, checks and refuted wrong claims support a theorem."""
+    return len(record.proofs), record.mutants, len(record.checks), len(record.refutations)
 
 
 def summary(records: list[Record]) -> str:
     """The totals of the book."""
-    proofs, mutants, checks, refutations = (
-        sum(len(r.proofs) for r in records),
-        sum(r.mutants for r in records),
-        sum(len(r.checks) for r in records),
-        sum(len(r.refutations) for r in records),
-    )
+    proofs, mutants, checks, wrong = map(sum, zip(*map(counts, records), strict=True))
     return (
         f"{counted(len(records), 'theorem')}: {counted(proofs, 'exact proof')}, "
         f"{counted(mutants, 'mutant')} refuted, {counted(checks, 'numerical check')}, "
-        f"{counted(refutations, 'wrong claim')} refuted."
+        f"{counted(wrong, 'wrong claim')} refuted."
     )
+
+
+def breakable(statement: str) -> str:
+    """A statement as formulae between which a line may break: at ``, \\quad`` outside of groups."""
+    formulae, rest = [], ""
+    for part in re.split(r",\s*\\q*quad\b", " ".join(statement.split())):
+        rest = f"{rest},\\quad {part}" if rest else part
+        if rest.count("{") == rest.count("}") and rest.count(r"\begin") == rest.count(r"\end"):
+            formulae.append(rest.strip())
+            rest = ""
+    return ", ".join(f"${formula}$" for formula in [*formulae, rest] if formula)
 
 
 def in_reading_order(records: list[Record], folder: str, contents: list[str]) -> list[Record]:
@@ -60,12 +61,13 @@ def page(records: list[Record], folder: str) -> list[str]:
     lines = [summary(records), ""]
     for notebook, theorems in groupby(records, key=lambda record: record.notebook):
         lines += [f"**{{doc}}`/{folder}/{notebook.removesuffix('.ipynb')}`**", ""]
-        lines += [":::{list-table}", ":header-rows: 1", ":widths: 20 50 30", ""]
-        lines += ["* - Theorem", "  - Statement", "  - Evidence"]
+        lines += [":::{list-table}", ":header-rows: 1", ""]
+        lines += ["* - Theorem", "  - Statement"]
+        lines += ["  - Proofs", "  - Mutants", "  - Checks", "  - Wrong"]
         for record in theorems:
             lines.append(f"* - {{prf:ref}}`{record.name}`")
-            lines.append(f"  - ${' '.join(record.statement.split())}$")
-            lines.append(f"  - {evidence(record)}")
+            lines.append(f"  - {breakable(record.statement)}")
+            lines += [f"  - {count}" for count in counts(record)]
         lines += [":::", ""]
     return lines
 

@@ -152,8 +152,9 @@ class AdaptiveMarch(March):
         left = abs(end - self.t)
         smallest = 10 * math.ulp(max(abs(self.t), abs(end)))
         if self.size is None:
-            size = self._first_size(self.rates[: len(self.y)], end - self.t)
-            self.size = min(max(size, smallest), left)
+            self.size = max(
+                self._first_size(self.rates[: len(self.y)], end - self.t), smallest
+            )
         ratio = 0.0
         while True:
             # A step that would leave next to nothing to go takes all of it, as in HNW's DOPRI5.

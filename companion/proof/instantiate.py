@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
 import sympy as sp
+from sympy.core.assumptions import assumptions as assumptions_of
 from sympy.matrices.expressions.matexpr import MatrixElement
 
 from companion.proof.errors import Unevaluable
@@ -120,15 +121,16 @@ class Point:
             return sp.ImmutableMatrix(
                 [[self._polynomial(f"{name}[{r},{c}]", arguments) for c in size] for r in size]
             )
-        assumptions = applied.assumptions0
-        for key, truth in assumptions.items():
-            if key not in (_POLYNOMIAL_TRUE if truth else _POLYNOMIAL_FALSE):
+        declared = assumptions_of(applied)
+        not_negative = {"prime", "composite"} if declared.get("extended_nonpositive") else set()
+        for key, truth in declared.items():
+            if key not in (_POLYNOMIAL_TRUE if truth else _POLYNOMIAL_FALSE | not_negative):
                 raise Unevaluable(f"no polynomial stands for {name}, declared {key}={truth}")
-        if assumptions.get("extended_real") and any(a.is_real is False for a in arguments):
+        if declared.get("extended_real") and any(a.is_real is False for a in arguments):
             raise Unevaluable(f"{name} is declared real but is taken at a complex argument")
-        if assumptions.get("extended_nonpositive") or assumptions.get("extended_negative"):
+        if declared.get("extended_nonpositive"):
             return -self._definite(name, arguments)
-        if assumptions.get("extended_nonnegative") or assumptions.get("extended_nonzero"):
+        if declared.get("extended_nonnegative") or declared.get("zero") is False:
             return self._definite(name, arguments)
         names = sp.symbols(f"x1:{len(arguments) + 1}")
         if f"{name}({len(arguments)})" not in self.used:

@@ -9,7 +9,7 @@ from sympy.core.function import AppliedUndef
 
 from companion.proof.partials import origin, with_orders
 from companion.proof.smooth import is_smooth
-from companion.proof.sums import normal_sum, renamed_apart
+from companion.proof.sums import is_known, normal_sum, renamed_apart
 
 #: Common lower limit of smooth integrals; it cancels from whatever does not depend on it.
 BASE = sp.Dummy("base")
@@ -71,7 +71,7 @@ def _term(integrand, variable, lower, upper, normal) -> sp.Expr:
             boundary, rest = parts
             remaining = normal_integral(normal(rest), variable, lower, upper, normal)
             return _between(boundary, variable, lower, upper) + remaining
-    if not integrand.has(AppliedUndef, sp.Indexed, sp.Sum) and integrand.is_commutative:
+    if is_known(integrand):
         known = sp.integrate(integrand, (variable, lower, upper))
         if not known.has(sp.Integral, sp.Piecewise, sp.nan, sp.zoo, sp.oo, -sp.oo):
             return known

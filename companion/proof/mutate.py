@@ -230,7 +230,6 @@ def _bounds(expr: sp.Integral | sp.Sum | sp.Product) -> Iterator[Mutant]:
             yield Mutant(
                 f"{what} for {variable} in the {type(expr).__name__.lower()}",
                 expr.func(expr.function, *limits),
-                rewriting=True,
             )
 
 
@@ -245,7 +244,7 @@ def _variables(expr: sp.Derivative) -> Iterator[Mutant]:
                 continue
             changed = [*expr.variable_count[:k], (other, count), *expr.variable_count[k + 1 :]]
             name = f"{_shown(expr)} taken with respect to {other} instead of {variable}"
-            yield _attempt(name, lambda c=changed: sp.Derivative(expr.expr, *c), rewriting=True)
+            yield _attempt(name, lambda c=changed: sp.Derivative(expr.expr, *c))
 
 
 def _shown(expr: sp.Basic) -> str:

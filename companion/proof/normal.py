@@ -13,7 +13,7 @@ from sympy.matrices.expressions.matexpr import MatrixElement
 from companion.proof.integrals import normal_integral
 from companion.proof.limits import normal_limit
 from companion.proof.partials import as_partial
-from companion.proof.sums import collect, is_infinite, normal_sum
+from companion.proof.sums import canonical_product, collect, is_infinite, is_known, normal_sum
 from companion.proof.words import scalar_of_matrix
 
 
@@ -27,6 +27,8 @@ def normal(expr: sp.Expr) -> sp.Expr:
         return sp.KroneckerDelta(*(normal(a) for a in expr.args[:2]))
     if isinstance(expr, sp.Sum):
         return _sum(expr)
+    if isinstance(expr, sp.Product):
+        return canonical_product(expr.func(normal(expr.function), *expr.limits))
     if isinstance(expr, sp.Integral):
         return _integral(expr)
     if isinstance(expr, sp.Limit):
@@ -53,7 +55,8 @@ def _sum(expr: sp.Sum) -> sp.Expr:
         return expr
     limits = tuple((i, normal(a), normal(b)) for i, a, b in expr.limits)
     if is_infinite(limits):
-        return expr.func(normal(expr.function), *limits).doit()
+        total = expr.func(normal(expr.function), *limits)
+        return total.doit() if is_known(total.function) else total
     return normal_sum(normal(expr.function), limits)
 
 

@@ -223,8 +223,24 @@ def _canonical(body: sp.Expr, limits: tuple[Limit, ...]) -> sp.Expr:
 
 def _known(total: sp.Sum) -> sp.Expr:
     """The closed form, for a single sum of known functions of the index (say, of k**2)."""
-    unknown = (sp.Indexed, MatrixElement, AppliedUndef, sp.KroneckerDelta, sp.Sum, sp.Integral)
-    if len(total.limits) > 1 or total.function.has(*unknown) or not total.is_commutative:
+    if len(total.limits) > 1 or not is_known(total.function):
         return total
     closed = total.doit()
     return total if closed.has(sp.Sum, sp.Piecewise) else closed
+
+
+def is_known(body: sp.Expr) -> bool:
+    """Whether a summand is built from known functions alone."""
+    unknown = (sp.Indexed, MatrixElement, AppliedUndef, sp.KroneckerDelta, sp.Sum, sp.Product,
+               sp.Integral, sp.Derivative)  # fmt: skip
+    return bool(body.is_commutative) and not body.has(*unknown)
+
+
+def canonical_product(product: sp.Product) -> sp.Product:
+    """A product with canonical names for its indices, in the order that it has."""
+    body, limits = product.function, product.limits
+    start = 1 + max((_LEVEL[d] for d in body.atoms(sp.Dummy) if d in _LEVEL), default=-1)
+    if start + len(limits) > len(_CANONICAL):
+        return product
+    renaming = dict(zip((limit[0] for limit in limits), _CANONICAL[start:], strict=False))
+    return product.func(*(part.xreplace(renaming) for part in (body, *limits)))

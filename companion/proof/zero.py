@@ -7,15 +7,24 @@ symbols by positive ones, no numerical test.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import sympy as sp
+from sympy.core.assumptions import assumptions as assumptions_of
+from sympy.core.function import AppliedUndef
+from sympy.matrices.expressions.matexpr import MatrixElement
 
 from companion.proof.integrals import BASE
 from companion.proof.normal import normal
 from companion.proof.statement import Side
-from companion.proof.sums import collect
+from companion.proof.sums import collect, is_infinite
 from companion.proof.words import indexed, words
+
+# What SymPy's simplifier does not look into.
+_OPAQUE = (
+    AppliedUndef, sp.Indexed, MatrixElement, sp.Derivative, sp.Subs, sp.Limit, sp.Integral,
+    sp.Sum, sp.Product, sp.Trace, sp.Determinant,
+)  # fmt: skip
 
 
 def residual(derived: Side, claimed: Side) -> Side:
@@ -96,8 +105,60 @@ def _forms(difference: sp.Expr) -> Iterator[sp.Expr]:
     if not reduced.is_commutative:
         return
     yield collect(normal(sp.numer(sp.together(reduced))))
-    yield sp.expand(reduced.rewrite(sp.exp))
-    yield sp.simplify(reduced)
-    evaluated = normal(sp.expand(difference.doit()))
-    yield evaluated
-    yield sp.simplify(evaluated)
+    yield _hidden(reduced, lambda expr: sp.expand(expr.rewrite(sp.exp)))
+    yield _hidden(reduced, _simplified)
+    yield normal(_with_simplified_bodies(reduced))
+    if not difference.has(AppliedUndef, sp.Indexed, MatrixElement, sp.Derivative, sp.Trace):
+        evaluated = normal(sp.expand(_attempted(sp.Expr.doit, difference)))
+        yield evaluated
+        yield _hidden(evaluated, _simplified)
+
+
+def _simplified(expr: sp.Expr) -> sp.Expr:
+    return _attempted(sp.simplify, expr)
+
+
+def _attempted(operation: Callable[[sp.Expr], sp.Expr], expr: sp.Expr) -> sp.Expr:
+    """What SymPy makes of an expression; the expression itself where it fails."""
+    try:
+        return operation(expr)
+    except (RecursionError, NotImplementedError, ArithmeticError, ValueError, TypeError):
+        return expr
+
+
+def _hidden(expr: sp.Expr, operation: Callable[[sp.Expr], sp.Expr]) -> sp.Expr:
+    """Apply an operation to an expression in which whatever is opaque to it is one symbol.
+
+    SymPy's simplifier would descend into sums and functions, which is slow and sometimes endless.
+    An identity in the symbols is an identity in what they stand for.
+    """
+    names: dict[sp.Expr, sp.Dummy] = {}
+
+    def hide(node: sp.Basic) -> sp.Basic:
+        if isinstance(node, _OPAQUE):
+            known = {k: v for k, v in assumptions_of(node).items() if k != "commutative"}
+            return names.setdefault(node, sp.Dummy("o", **known))
+        if not node.args:
+            return node
+        return node.func(*(hide(a) for a in node.args))
+
+    result = operation(hide(expr))
+    return result.xreplace({name: node for node, name in names.items()})
+
+
+def _with_simplified_bodies(expr: sp.Expr) -> sp.Expr:
+    """Sums and integrals with the same limits combined, and their bodies simplified."""
+    bodies: dict[tuple, sp.Expr] = {}
+    rest = sp.S.Zero
+    for term in sp.Add.make_args(expr):
+        binders = [f for f in sp.Mul.make_args(term) if isinstance(f, (sp.Sum, sp.Integral))]
+        if len(binders) != 1 or is_infinite(binders[0].limits):
+            rest += term
+            continue
+        (binder,) = binders
+        key = binder.func, binder.limits
+        factor = term.xreplace({binder: sp.S.One})
+        bodies[key] = bodies.get(key, sp.S.Zero) + factor * binder.function
+    return rest + sp.Add(
+        *(func(_hidden(body, _simplified), *limits) for (func, limits), body in bodies.items())
+    )

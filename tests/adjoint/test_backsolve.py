@@ -1,6 +1,7 @@
 """What is particular to the continuous adjoint: its cost, its memory, its limits."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -74,6 +75,24 @@ def test_parameters_do_not_steer_the_steps():
     assert steps(5) == steps(50_000)
 
 
+def test_the_error_of_the_adjoint_is_controlled_too():
+    """From y0 = 0 nothing moves but the adjoint, by the factor exp(sin(5 T) / 5)."""
+    y0 = torch.zeros(1, dtype=F64, requires_grad=True)
+    end = 3.0
+    sol = solve(lambda t, y: torch.cos(5 * t) * y, y0, [0.0, end], gradient="backsolve", **TIGHT)
+    (grad,) = torch.autograd.grad(sol.y[-1].sum(), y0)
+    assert float(grad) == pytest.approx(math.exp(math.sin(5 * end) / 5), rel=1e-8)
+
+
+def test_a_short_interval_between_outputs_does_not_make_the_steps_short():
+    def steps(times):
+        sol = solve(Net(), Y0, times, gradient="backsolve", **TIGHT)
+        sol.y.sum().backward()
+        return sol.stats.backward.accepted
+
+    assert steps([0.0, 1 - 1e-9, 1.0]) <= steps([0.0, 1.0]) + 1
+
+
 def test_its_own_tolerances_method_and_control():
     net = Net()
 
@@ -117,7 +136,7 @@ def test_every_output_time_anchors_the_state():
             return 60 * (p * torch.cos(t) - y) - y**3
 
         t = torch.linspace(0, 1, outputs, dtype=F64)
-        y = solve(f, torch.zeros(1, dtype=F64), t, gradient=gradient, **TIGHT).y
+        y = solve(f, torch.zeros(1, dtype=F64), t, gradient=gradient, max_steps=2000, **TIGHT).y
         return torch.autograd.grad(y[-1].sum(), p)[0]
 
     expected = grad("direct", 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,12 @@ def compare(copy: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def assert_red(done: subprocess.CompletedProcess[str]) -> None:
+    """One cell failed, and cells before it passed: the library still imports, the numbers differ."""
+    assert done.returncode == 1, done.stdout
+    assert re.search(r"^1 failed, \d+ passed", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_untouched_copy_passes(copy: Path) -> None:
     done = compare(copy)
     assert done.returncode == 0, done.stdout
@@ -57,17 +64,13 @@ def test_untouched_copy_passes(copy: Path) -> None:
 def test_flipped_sign_of_the_adjoint_fails(copy: Path) -> None:
     backsolve = copy / "companion" / "adjoint" / "backsolve.py"
     spoil(backsolve, "minus_a = [-leaves[half + i]", "minus_a = [leaves[half + i]")
-    done = compare(copy)
-    assert done.returncode == 1, done.stdout
-    assert " failed" in done.stdout
+    assert_red(compare(copy))
 
 
 def test_wrong_tableau_entry_fails(copy: Path) -> None:
     """The entry keeps the sum of its row, so that only the numbers of the book give it away."""
     spoil(copy / "companion" / "ode" / "tableaus.py", '"3/40 9/40"', '"4/40 8/40"')
-    done = compare(copy)
-    assert done.returncode == 1, done.stdout
-    assert " failed" in done.stdout
+    assert_red(compare(copy))
 
 
 def test_wrong_digit_in_a_stored_output_fails(copy: Path) -> None:
@@ -85,6 +88,4 @@ def test_wrong_digit_in_a_stored_output_fails(copy: Path) -> None:
     digit = str((int(printed[line][column]) + 1) % 10)
     printed[line] = printed[line][:column] + digit + printed[line][column + 1 :]
     path.write_text(json.dumps(notebook), encoding="utf-8")
-    done = compare(copy)
-    assert done.returncode == 1, done.stdout
-    assert "mismatch" in done.stdout
+    assert_red(compare(copy))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import nbformat
 import pytest
 import refresh
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -70,3 +74,23 @@ def test_missing_notebook_is_named(tmp_path: Path) -> None:
     done = run(tmp_path / "nowhere.ipynb")
     assert done.returncode == 2
     assert "nowhere.ipynb" in done.stderr
+
+
+def encoded(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_drawings_become_small_and_photographs_stay() -> None:
+    drawing = Image.new("RGB", (400, 300), "white")
+    pen = ImageDraw.Draw(drawing)
+    for i in range(60):
+        pen.line((0, 5 * i, 400, 300 - 5 * i), fill=(2 * i, 3 * i, 4 * i), width=2)
+    small = refresh.small_png(encoded(drawing))
+    assert len(small) < 0.7 * len(encoded(drawing))
+    shown = Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB")
+    assert max(ImageStat.Stat(ImageChops.difference(drawing, shown)).rms) < 2
+    noise = random.Random(0).randbytes(3 * 128 * 128)
+    photograph = encoded(Image.frombytes("RGB", (128, 128), noise))
+    assert refresh.small_png(photograph) == photograph

@@ -49,3 +49,10 @@ def test_history_holds_the_last_two_accepted_errors(ratios, p, d):
 @pytest.mark.parametrize("ratio", [math.nan, math.inf])
 def test_an_error_that_is_no_number_shrinks_the_step(ratio):
     assert PID().judge(ratio, 4, START) == (False, 0.2, START)
+
+
+def test_a_rejected_step_shrinks_whatever_the_history_says():
+    """An almost exact step two steps ago would have the derivative term ask for a larger one."""
+    accepted, factor, _ = PID(0.0, 0.1, 1.0).judge(1.01, 4, (1.0, 1e-10))
+    assert not accepted
+    assert factor < 1

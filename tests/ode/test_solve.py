@@ -197,6 +197,27 @@ def test_any_scale_of_time(t0, length):
     assert torch.allclose(sol.y[-1], Y0 * math.exp(-1), rtol=1e-6)
 
 
+def test_a_first_step_below_the_resolution_of_time_is_not_an_underflow():
+    """From rest, the first step is chosen tiny: 1e-4, where t = 1e12 resolves 1e-3."""
+    sol = solve(lambda t, y: torch.ones_like(y), 0 * Y0, [1e12, 1e12 + 10])
+    assert torch.allclose(sol.y[-1], 0 * Y0 + 10)
+
+
+@pytest.mark.parametrize(
+    ("first_step", "ends"), [(0.6, [0.5, 1.0]), (0.995, [1.0]), (0.985, [0.5, 1.0]), (2.0, [1.0])]
+)
+def test_the_way_to_the_end_is_cut_into_equal_steps(first_step, ends):
+    """Not a large step and a remainder; and nothing is left over for less than one per cent."""
+    seen = []
+
+    def f(t, y):
+        seen.append(float(t))
+        return torch.zeros_like(y)
+
+    solve(f, Y0, [0.0, 1.0], first_step=first_step)
+    assert seen[6::6] == ends
+
+
 def test_y0_is_not_written_to():
     y0 = Y0.clone()
     solve(forced, y0, [0.0, 1.0])

@@ -71,7 +71,7 @@ def test_indices_limits_and_variables():
 
 
 def test_entries_of_a_matrix():
-    found = names(sp.Matrix([[x, 0], [y + 1, 0]]))
+    found = names(sp.ImmutableMatrix([[x, 0], [y + 1, 0]]))
     assert "whole transposed" in found
     assert "sign flipped in entry [0, 0]" in found
     assert "term y dropped in entry [1, 0]" in found
@@ -85,7 +85,7 @@ def test_blocks_of_a_matrix():
 
 
 def test_no_mutant_equals_the_claim_and_none_comes_twice():
-    symmetric = sp.Matrix([[x, y], [y, x]])
+    symmetric = sp.ImmutableMatrix([[x, y], [y, x]])
     assert "whole transposed" not in names(symmetric)
     for claim in (x + y, a * G * a, sp.sin(x), A * B + B * A):
         found = [mutant.expr for mutant in mutants(claim)]
@@ -94,7 +94,7 @@ def test_no_mutant_equals_the_claim_and_none_comes_twice():
 
 
 def test_their_number_is_capped_the_same_way_every_time():
-    claim = augmented().claimed
+    claim = augmented().claimed.as_immutable()
     assert len(mutants(claim)) == MOST_MUTANTS
     assert names(claim) == names(claim)
 
@@ -110,7 +110,7 @@ def test_a_zero_claim_mutates_the_other_side():
     theorem = Theorem("zero", "a = 0")
     theorem.prove("scalar", (x + y) ** 2 - x**2 - 2 * x * y - y**2, 0)
     theorem.prove("explicit", sp.Matrix([[sp.sin(x) ** 2 + sp.cos(x) ** 2 - 1, 0]]), sp.zeros(1, 2))
-    theorem.prove("symbolic", (A * B).T - B.T * A.T, sp.ZeroMatrix(n, n))
+    theorem.prove("symbolic", A * (B + A) - A * B - A * A, sp.ZeroMatrix(n, n))
     assert all(proof.mutants >= 2 for proof in theorem.record.proofs)
 
 
@@ -121,11 +121,6 @@ SURVIVORS = {
         "whole transposed",
     ),
     "term that vanishes": (x, x + y * ((x + 1) ** 2 - x**2 - 2 * x - 1), "flipped"),
-    "constant integrand at the shifted limit": (
-        sp.S.Zero * x + 1,
-        1 + sp.Integral(f(t), (t, t0, t0)),
-        "t0",
-    ),
     "first term of a sum is zero": (
         n * (n + 1) / 2,
         sp.Sum(k, (k, 0, n)),
@@ -138,8 +133,6 @@ SURVIVORS = {
 def test_a_surviving_mutant_is_an_error(name):
     derived, claimed, survivor = SURVIVORS[name]
     theorem = Theorem("survivor", "a = b")
-    if name == "constant integrand at the shifted limit":
-        pytest.skip("SymPy evaluates it to 1")
     with pytest.raises(SurvivingMutant, match=survivor):
         theorem.prove("step", derived, claimed)
     assert theorem.record.evidence == ()
