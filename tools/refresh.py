@@ -59,11 +59,14 @@ def joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def small_png(encoded: str) -> str:
-    """A base64 PNG with a palette of 256 colours, a third of the size, where the eye sees none of it.
+    """A base64 PNG with a palette of 256 colours, a third of the size, where no eye sees it.
 
     Line drawings have few colours. A photograph has many, and is kept as it is.
     """
-    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    if picture.mode == "P":
+        return encoded
+    picture = picture.convert("RGB")
     reduced = picture.quantize(256, dither=Image.Dither.NONE)
     difference = ImageChops.difference(picture, reduced.convert("RGB"))
     if max(ImageStat.Stat(difference).rms) > LARGEST_COLOUR_ERROR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -155,11 +156,11 @@ def _involves(factor: sp.Expr, function: AppliedUndef) -> bool:
 
 
 def _name(body: sp.Expr, variable: sp.Symbol) -> sp.Dummy:
-    """The canonical variable for these assumptions, not bound anywhere inside the body."""
-    assumptions = tuple(sorted(variable.assumptions0.items()))
-    level = 0
-    while _NAMES.setdefault((assumptions, level), sp.Dummy(f"s{level}", **dict(assumptions))) in (
-        body.atoms(sp.Dummy)
-    ):
-        level += 1
-    return _NAMES[assumptions, level]
+    """The canonical variable for these assumptions that does not occur in the body."""
+    declared = tuple(sorted(variable.assumptions0.items()))
+    taken = body.atoms(sp.Dummy) - {variable}
+    names = (
+        _NAMES.setdefault((declared, level), sp.Dummy(f"s{level}", **dict(declared)))
+        for level in count()
+    )
+    return next(name for name in names if name not in taken)

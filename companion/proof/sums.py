@@ -239,7 +239,8 @@ def is_known(body: sp.Expr) -> bool:
 def canonical_product(product: sp.Product) -> sp.Product:
     """A product with canonical names for its indices, in the order that it has."""
     body, limits = product.function, product.limits
-    start = 1 + max((_LEVEL[d] for d in body.atoms(sp.Dummy) if d in _LEVEL), default=-1)
+    others = body.atoms(sp.Dummy) - {limit[0] for limit in limits}
+    start = 1 + max((_LEVEL[d] for d in others if d in _LEVEL), default=-1)
     if start + len(limits) > len(_CANONICAL):
         return product
     renaming = dict(zip((limit[0] for limit in limits), _CANONICAL[start:], strict=False))

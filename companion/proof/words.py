@@ -32,6 +32,13 @@ def words(expr: sp.Basic) -> Combination:
     return {word: c for word, c in result.items() if c != 0}
 
 
+def is_free(letter: sp.Basic) -> bool:
+    """Whether a letter is a matrix symbol, its transpose or its inverse."""
+    if isinstance(letter, (sp.Transpose, sp.Inverse)):
+        return is_free(letter.arg)
+    return isinstance(letter, sp.MatrixSymbol)
+
+
 def scalar_of_matrix(expr: sp.Expr) -> sp.Expr:
     """A trace, an entry or a determinant in terms of canonical traces, where that is possible."""
     if isinstance(expr, sp.Trace) and expr.arg.is_MatrixExpr:

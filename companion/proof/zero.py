@@ -18,7 +18,7 @@ from companion.proof.integrals import BASE
 from companion.proof.normal import normal
 from companion.proof.statement import Side
 from companion.proof.sums import collect, is_infinite
-from companion.proof.words import indexed, words
+from companion.proof.words import indexed, is_free, words
 
 # What SymPy's simplifier does not look into.
 _OPAQUE = (
@@ -55,12 +55,15 @@ def _entries(derived: sp.MatrixBase, claimed: sp.MatrixBase) -> sp.Expr:
 def _matrix(derived: Side, claimed: Side) -> Side:
     if derived == claimed:
         return sp.S.Zero
-    if all(_scalar(c) == 0 for c in words(derived - claimed).values()):
+    combination = words(derived - claimed)
+    if all(_scalar(c) == 0 for c in combination.values()):
         return sp.S.Zero
     if all(size.is_Integer for size in map(sp.sympify, derived.shape)):
         explicit = [_explicit(s) for s in (derived, claimed)]
         if None not in explicit:
             return _entries(*explicit)
+    if all(is_free(letter) for word in combination for letter in word):
+        return derived - claimed  # nothing more can be known about independent symbols
     blocks = [sp.block_collapse(s) for s in (derived, claimed)]
     if all(isinstance(b, sp.BlockMatrix) for b in blocks):
         one, two = blocks

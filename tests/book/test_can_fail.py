@@ -50,7 +50,7 @@ def compare(copy: Path) -> subprocess.CompletedProcess[str]:
 
 
 def assert_red(done: subprocess.CompletedProcess[str]) -> None:
-    """One cell failed, and cells before it passed: the library still imports, the numbers differ."""
+    """One cell failed and cells before it passed: the library runs, but its numbers differ."""
     assert done.returncode == 1, done.stdout
     assert re.search(r"^1 failed, \d+ passed", done.stdout, re.MULTILINE), done.stdout
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_rules import RULES, Notebook, Rule
+from PIL import Image
 from refresh import normalise, notebooks, text_of
 
 from companion.proof import MIME, Record
@@ -69,7 +72,10 @@ def stream(text: str, kind: str = "stdout") -> NotebookNode:
 
 
 def figure() -> NotebookNode:
-    return new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "navy").save(buffer, "PNG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    return new_output("display_data", data={"image/png": picture, "text/plain": "<Figure>"})
 
 
 def good() -> NotebookNode:

@@ -162,7 +162,7 @@ BAD_SIDES = {
     "array of rank 3": sp.Array([[[x]]]),
     "indefinite integral": sp.Integral(f(t), t),
     "shapes that fit only by chance": sp.MatMul(DF, DF),
-    "shapes that add only by chance": sp.MatAdd(DF, DF.T, check=False),
+    "shapes that add only by chance": sp.MatAdd(DF, DF.T),
     "noncommutative and matrix": a * sp.Trace(A),
     "nothing": None,
 }
