@@ -70,7 +70,7 @@ def _ledger(options: argparse.Namespace) -> int:
             str(record.mutants),
             f"{len(record.checks)} ({', '.join(_bounds(record))})",
             str(len(record.refutations)),
-            record.statement,
+            " ".join(record.statement.split()),
         )
         for record in records
     ]

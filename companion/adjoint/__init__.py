@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from companion.adjoint.backsolve import Backsolve
+from companion.adjoint.backsolve import Backsolve, LostStateWarning
 from companion.adjoint.direct import Direct
 from companion.ode.field import Leaves
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
-__all__ = ["STRATEGIES", "Backsolve", "Direct", "Gradient"]
+__all__ = ["STRATEGIES", "Backsolve", "Direct", "Gradient", "LostStateWarning"]
 
 
 class Gradient(Protocol):

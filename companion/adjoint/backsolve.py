@@ -15,6 +15,7 @@ Unlike the integral of :math:`-a\,\partial f/\partial t`, these hold where f jum
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,9 +29,18 @@ from companion.adjoint.trees import detached, tensors_in
 from companion.ode.field import Field, Leaves, Time
 from companion.ode.integrate import integrate
 from companion.ode.march import begin
+from companion.ode.norm import rms_norm
 from companion.ode.problem import Control, Method, Problem
 from companion.ode.solution import Stats
 from companion.ode.tableau import Tableau
+
+
+#: Error of a reconstructed state, relative to the solution's size, beyond which a gradient is called unreliable.
+LARGEST_DRIFT = 1e-2
+
+
+class LostStateWarning(UserWarning):
+    """A backward solve did not reproduce the states of the forward solve."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class Backsolve:
     Memory does not grow with the number of steps: only the states at the output times are kept,
     and the backward solve starts anew from each of them. The gradient has the error of the
     backward solve, and of y reconstructed backwards, which is unstable where the flow contracts
-    strongly: `Direct` has neither.
+    strongly: `Direct` has neither.  A `LostStateWarning` tells when a reconstructed state is off
+    by more than one per cent.
 
     The parameters are integrated as a quadrature, outside of the error norm (the seminorm of
     Kidger, Chen and Lyons, ICML 2021): they do not feed back into y and a.
@@ -157,14 +168,19 @@ class _Backsolve(torch.autograd.Function):
         march = begin(
             field, ctx.method, times[-1], [*(leaf[-1] for leaf in outputs), *adjoint], stats
         )
+        drifts: list[Tensor] = []
         for i in range(len(times) - 2, -1, -1):
             if wants_times:
                 time_grads.append(_inner([grad[i + 1] for grad in grads], march.rates))
-            adjoint = march.to(times[i], end=times[i])[n:]
-            state = [leaf[i] for leaf in outputs]
+            arrived = march.to(times[i], end=times[i])
+            state, adjoint = [leaf[i] for leaf in outputs], arrived[n:]
+            drifts.append(
+                rms_norm([x - y for x, y in zip(arrived[:n], state, strict=True)])
+            )
             if i > 0:
                 adjoint = [a + grad[i] for a, grad in zip(adjoint, grads, strict=True)]
             march.restart([*state, *adjoint])
+        _warn_of_drift(drifts, rms_norm(outputs))
         if wants_times:
             # The value at t0 itself is y0, whatever t0 is: g_0 has no part in dL/dt0.
             moves = len(times) > 1
@@ -175,6 +191,23 @@ class _Backsolve(torch.autograd.Function):
         others = march.integrals or [torch.zeros_like(x) for x in wanted]
         t_grad = torch.stack(time_grads[::-1]).to(problem.t) if wants_times else None
         return None, None, None, t_grad, *y0_grads, *others
+
+
+def _warn_of_drift(drifts: list[Tensor], size: Tensor) -> None:
+    """Look at the largest error of the reconstructed states, once for all output times."""
+    if not drifts:
+        return
+    worst, size = torch.stack((torch.stack(drifts).max(), size)).tolist()
+    # Written so that a NaN is a drift, too.
+    if not worst <= LARGEST_DRIFT * size:
+        warnings.warn(
+            "the backward solve did not find its way back: the state it reconstructed at an "
+            f"output time is off by {worst:.1e}, where the solution has the size {size:.1e}, so "
+            "that this gradient is not to be trusted.  The flow contracts too strongly to be reversed: use gradient='direct', or ask for more output "
+            "times, at each of which the backward solve starts from the known state",
+            LostStateWarning,
+            stacklevel=2,
+        )
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

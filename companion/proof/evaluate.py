@@ -266,10 +266,7 @@ def _limit(expr, point, scope):
 
 def _taken(expr, variable, target, direction):
     if expr.is_rational_function(variable) and target.is_finite is not False:
-        numerator, denominator = sp.fraction(sp.cancel(sp.expand(expr)))
-        below = denominator.xreplace({variable: target})
-        if below != 0:
-            return numerator.xreplace({variable: target}) / below
+        return sp.cancel(sp.expand(expr)).xreplace({variable: target})  # no value at a pole
     return sp.limit(expr, variable, target, direction)
 
 

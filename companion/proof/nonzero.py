@@ -17,9 +17,9 @@ def is_certainly_nonzero(number: sp.Expr) -> bool:
     number = sp.expand(number)
     if number.is_Rational:
         return number != 0
-    if number.is_zero is not None:
-        return number.is_zero is False
-    return any(_is_certainly_nonzero_real(part) for part in number.as_real_imag())
+    return number.is_zero is False or any(
+        _is_certainly_nonzero_real(part) for part in number.as_real_imag()
+    )
 
 
 def _is_certainly_nonzero_real(number: sp.Expr) -> bool:

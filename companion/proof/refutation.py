@@ -107,8 +107,6 @@ def _compare(
         mine, theirs = promoted([mine, theirs])
     if isinstance(mine, sp.MatrixBase):
         if mine.shape != theirs.shape:
-            if not misfit_counts:
-                return None
             reason = f"shapes differ: {mine.shape} and {theirs.shape}"
             return Counterexample(point.describe(), reason, dimensions)
         differences = list(mine - theirs)

@@ -147,10 +147,10 @@ def _contract(term: sp.Expr, limits: tuple[Limit, ...]) -> tuple | None:
         difference = sp.expand(base.args[0] - base.args[1])
         for index, lower, upper in limits:
             rest = tuple(limit for limit in limits if limit[0] != index)
-            slope = difference.coeff(index)
-            if slope not in (1, -1) or _bounds_have(rest, index):
+            if _bounds_have(rest, index):
                 continue
-            other = sp.expand(index - slope * difference)
+            # If the difference is (index - other) or (other - index), this removes the index.
+            other = sp.expand(index - difference.coeff(index) * difference)
             if not other.has(index) and _in_range(other, lower, upper, rest):
                 remaining = sp.Mul(*factors[:position], *factors[position + 1 :])
                 return remaining.xreplace({index: other}), rest

@@ -2,12 +2,14 @@
 
 import gc
 import math
+import warnings
 import weakref
 
 import pytest
 import torch
 
 from companion import Backsolve, FixedStep, solve
+from companion.adjoint import LostStateWarning
 from companion.ode import PID, SolverError, TooManySteps
 from tests.adjoint.test_gradients import TIGHT, Net
 from tests.ode.problems import F64
@@ -143,6 +145,23 @@ def test_every_output_time_anchors_the_state():
     assert torch.allclose(grad("backsolve", 61), expected, rtol=1e-7)
     with pytest.raises(SolverError):
         grad("backsolve", 2)
+
+
+@pytest.mark.parametrize("control", [None, FixedStep(0.01)])
+def test_a_lost_state_is_told(control):
+    """y' = -30 (y - cos t): contracting by e^-30, linear, so that nothing blows up."""
+
+    def run(outputs):
+        y0 = torch.zeros(1, dtype=F64, requires_grad=True)
+        t = torch.linspace(0, 1, outputs, dtype=F64)
+        f = lambda t, y: -30 * (y - torch.cos(t))  # noqa: E731
+        solve(f, y0, t, control=control, gradient="backsolve").y[-1].sum().backward()
+
+    with pytest.warns(LostStateWarning, match=r"off by \d.*use gradient='direct'"):
+        run(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(41)
 
 
 def test_a_second_derivative_is_refused():

@@ -57,7 +57,7 @@ def test_the_bound_is_what_is_recorded_and_never_the_error():
 DIFFERENT = {
     "sign": (1.0, -1.0),
     "factor 2": (1.0, 2.0),
-    "just outside": (1.0, 1.0 + 3e-7),
+    "just outside": (1.0, 1.0 + 1.5e-7),
     "one entry": ([1.0, 2.0, 3.0], [1.0, 2.0, 3.001]),
     "a small entry beside a large one": ([1e9, 1.0], [1e9, 1.001]),
     "zero that is not": ([1e-12, 1.0], [0.0, 1.0]),
@@ -83,7 +83,7 @@ VACUOUS = {
     "expected is zero": ([0.0, 0.0], [0.0, 0.0], {"atol": 1e-9}),
     "relative tolerance of one": (1.0, 1.0, {"rtol": 1.0}),
     "tolerance as large as the numbers": (1e-4, 1e-4, {"atol": 1e-3}),
-    "tolerance that swallows zero only": (1e-3, 1e-3, {"atol": 1e-3, "rtol": 0}),
+    "tolerance that swallows zero alone": (0.9999e-3, 1.0005e-3, {"atol": 1e-3, "rtol": 0}),
 }
 
 
@@ -119,6 +119,13 @@ BAD = {
 def test_bad_input(measured, expected, tolerances):
     with pytest.raises(BadStatement):
         check(measured, expected, **tolerances)
+
+
+def test_the_message_says_what_would_have_passed():
+    with pytest.raises(VacuousCheck, match="with expected with its sign flipped"):
+        check([0.0], [0.0], atol=1e-9)
+    with pytest.raises(VacuousCheck, match="with expected doubled"):
+        check(1.0, 1.0, rtol=1.0)
 
 
 @pytest.mark.parametrize("exponent", range(-15, 1))

@@ -121,6 +121,11 @@ SURVIVORS = {
         "whole transposed",
     ),
     "term that vanishes": (x, x + y * ((x + 1) ** 2 - x**2 - 2 * x - 1), "flipped"),
+    "commuting matrices": (
+        sp.Matrix([[3, 0], [0, 8]]),
+        sp.MatMul(sp.ImmutableMatrix([[1, 0], [0, 2]]), sp.ImmutableMatrix([[3, 0], [0, 4]])),
+        "swapped",
+    ),
     "first term of a sum is zero": (
         n * (n + 1) / 2,
         sp.Sum(k, (k, 0, n)),

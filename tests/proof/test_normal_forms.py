@@ -5,6 +5,7 @@ from __future__ import annotations
 import sympy as sp
 
 from companion.proof.normal import normal
+from companion.proof.partials import as_partial
 from companion.proof.words import words
 from companion.proof.zero import residual
 from tests.proof.statements import DF, A, B, I, J, f, g, i, j, k, m, n, p, q, t, t0, t1, u, v, w, x
@@ -77,6 +78,28 @@ def test_an_index_object_is_not_the_symbol_of_its_name():
     )
 
 
+def test_dependent_bounds_stay_inside_the_sum_that_binds_them():
+    # Sorted by name, the limit 1..N would come before the limit 1..i that depends on it.
+    N = sp.Symbol("N", integer=True, positive=True)
+    total = normal(sp.Sum(w[i, j], (j, 1, i), (i, 1, N)))
+    assert not any(isinstance(symbol, sp.Dummy) for symbol in total.free_symbols)
+
+
+def test_simplification_assumes_nothing_about_what_it_does_not_look_into():
+    for unknown in (f(t), q[1], w[1, 2], A[0, 0], sp.Sum(q[i], (i, 1, n)), f(t).diff(t)):
+        assert not equal(sp.sqrt(unknown**2), unknown)
+        assert not equal(sp.log(unknown**2), 2 * sp.log(unknown))
+    positive = sp.Function("f", positive=True)(t)
+    assert equal(sp.sqrt(positive**2), positive)
+
+
+def test_bodies_are_simplified():
+    angle = sp.sin(q[k]) ** 2 + sp.cos(q[k]) ** 2
+    assert equal(sp.Sum(angle * w[k, k], (k, 1, n)), sp.Sum(w[k, k], (k, 1, n)))
+    angle = sp.sin(f(t)) ** 2 + sp.cos(f(t)) ** 2
+    assert equal(sp.Integral(angle * g(t), (t, t0, t1)), sp.Integral(g(t), (t, t0, t1)))
+
+
 def test_counting_a_constant():
     assert equal(sp.Sum(1, (k, 1, n)), n)
     assert equal(sp.Sum(x, (k, 0, n)), (n + 1) * x)
@@ -99,6 +122,9 @@ def test_partial_derivatives_of_different_slots_stay_apart():
     assert not equal(f(x, t).diff(x), f(x, t).diff(t))
     assert not equal(f(x, t).diff(x, 2), f(x, t).diff(x, t))
     assert not equal(f(x, x).diff(x), sp.Subs(f(x, t).diff(x), t, x))
+    for twice in (f(x, x), f(x, x + t)):
+        unevaluated = sp.Derivative(twice, x, evaluate=False)
+        assert as_partial(unevaluated) is unevaluated
 
 
 def test_an_integral_over_a_singularity_is_not_split():
@@ -128,6 +154,8 @@ def test_a_limit_needs_a_vanishing_numerator():
 
 def test_transposition_reverses_and_scalars_move():
     assert equal((A * DF.T * v).T, v.T * DF * A.T)
+    assert equal(sp.Transpose(sp.MatMul(A, B)), B.T * A.T)
+    assert not equal(sp.Transpose(sp.MatMul(A, B)), A.T * B.T)
     assert equal(u * u.T * A * u, u * (u.T * A.T * u))
     assert not equal(u * u.T * A, u * u.T * A.T)
     assert not equal(A * u * u.T, u * u.T * A)
@@ -137,6 +165,10 @@ def test_words_of_inverses():
     assert equal(A.I * A, sp.Identity(n))
     assert equal((A * B).I, B.I * A.I)
     assert not equal((A * B).I, A.I * B.I)
+    assert equal(sp.Inverse(sp.MatMul(A, B)), B.I * A.I)
+    assert not equal(sp.Inverse(sp.MatMul(A, B)), A.I * B.I)
+    assert equal(sp.Inverse(sp.Transpose(sp.MatMul(A, B))), A.T.I * B.T.I)
+    assert equal(sp.Inverse(2 * A), A.I / 2)
     assert equal((A.T).I, A.I.T)
     assert words(A * B * B.I * A.I) == {(): 1}
 

@@ -142,6 +142,7 @@ VALUES = {
         sp.Derivative((u.T * u)[0, 0], u[1, 0], evaluate=False),
         2 * u[1, 0],
     ),
+    "second derivative": (sp.Derivative(x**3, (x, 2), evaluate=False), 6 * x),
     "integral with a variable limit": (
         sp.Derivative(sp.Integral(f(s) * t, (s, 0, t)), t),
         t * f(t) + sp.Integral(f(s), (s, 0, t)),
@@ -211,6 +212,8 @@ def test_certainly_nonzero():
     assert not is_certainly_nonzero(sp.sqrt(6) - sp.sqrt(2) * sp.sqrt(3))
     hidden = sp.atan(sp.Rational(1, 2)) + sp.atan(sp.Rational(1, 3)) - sp.pi / 4
     assert not is_certainly_nonzero(hidden)
+    assert not is_certainly_nonzero(hidden * 10**30)
+    assert is_certainly_nonzero(hidden + sp.I * (sp.sqrt(2) + sp.sqrt(3) - sp.pi))
     assert not is_certainly_nonzero((1 + sp.I) ** 2 - 2 * sp.I)
 
 

@@ -130,6 +130,15 @@ TRUE = {
         - adjoint(t0) * weight(t0)
         - sp.Integral(adjoint(t) * weight(t).diff(t), (t, t0, t1)),
     ),
+    "integral of half a square": (
+        sp.Integral(f(t) * f(t).diff(t), (t, t0, t1)),
+        (f(t1) ** 2 - f(t0) ** 2) / 2,
+    ),
+    "Green's second identity": (
+        sp.Integral(f(t).diff(t, 2) * g(t) - f(t) * g(t).diff(t, 2), (t, t0, t1)),
+        (f(t).diff(t) * g(t) - f(t) * g(t).diff(t)).subs(t, t1)
+        - (f(t).diff(t) * g(t) - f(t) * g(t).diff(t)).subs(t, t0),
+    ),
     "integral of a total derivative under a sum": (
         sp.Integral(sp.Sum((f(i, t) * g(i, t)).diff(t), (i, 1, n)), (t, t0, t1)),
         sp.Sum(f(i, t1) * g(i, t1) - f(i, t0) * g(i, t0), (i, 1, n)),
