@@ -42,11 +42,11 @@ def breakable(statement: str) -> str:
     """A statement as formulae between which a line may break: at ``, \\quad`` outside of groups."""
     formulae, rest = [], ""
     for part in re.split(r",\s*\\q*quad\b", " ".join(statement.split())):
-        rest = f"{rest},\\quad {part}" if rest else part
+        rest = f"{rest},\\quad{part}" if rest else part.strip()
         if rest.count("{") == rest.count("}") and rest.count(r"\begin") == rest.count(r"\end"):
             formulae.append(rest.strip())
             rest = ""
-    return ", ".join(f"${formula}$" for formula in [*formulae, rest] if formula)
+    return ", ".join(f"${formula}$" for formula in [*formulae, rest.strip()] if formula)
 
 
 def in_reading_order(records: list[Record], folder: str, contents: list[str]) -> list[Record]:

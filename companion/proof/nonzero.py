@@ -29,4 +29,4 @@ def _is_certainly_nonzero_real(number: sp.Expr) -> bool:
         digits = number.evalf(_DIGITS, strict=True)
     except (sp.core.evalf.PrecisionExhausted, ValueError, TypeError):
         return False
-    return bool(digits.is_Float and abs(digits) > sp.Float(10) ** -_DIGITS)
+    return bool(digits.is_Float and digits != 0)

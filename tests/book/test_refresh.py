@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import random
 import subprocess
@@ -68,6 +69,33 @@ def test_failing_notebook_stays_as_it_was(notebook: Path) -> None:
     assert done.returncode == 1
     assert "AssertionError: sums" in done.stdout
     assert notebook.read_bytes() == before
+
+
+def png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_drawing_gets_a_palette_once() -> None:
+    drawing = Image.new("RGB", (200, 200), "white")
+    for radius, colour in enumerate(("navy", "crimson", "teal", "orange"), 1):
+        ImageDraw.Draw(drawing).circle((100, 100), 20 * radius, outline=colour, width=3)
+    small = refresh.small_png(png(drawing))
+    assert len(small) < len(png(drawing))
+    assert refresh.small_png(small) == small
+    shown = Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB")
+    assert ImageChops.difference(drawing, shown).getbbox() is None
+
+
+def test_photograph_is_kept() -> None:
+    """More colours than a palette holds, all over the picture."""
+    pixels = bytes(range(256)) * 256
+    channels = [
+        Image.frombytes("L", (256, 256), hashlib.shake_128(k).digest(65536)) for k in (b"r", b"g")
+    ]
+    noise = png(Image.merge("RGB", [*channels, Image.frombytes("L", (256, 256), pixels)]))
+    assert refresh.small_png(noise) == noise
 
 
 def test_missing_notebook_is_named(tmp_path: Path) -> None:

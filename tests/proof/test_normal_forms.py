@@ -173,6 +173,15 @@ def test_words_of_inverses():
     assert words(A * B * B.I * A.I) == {(): 1}
 
 
+def test_words_of_unevaluated_products():
+    # SymPy reverses these by itself when it evaluates them; so must we where it does not.
+    product = sp.MatMul(A, B)
+    assert words(sp.Transpose(product)) == {(B.T, A.T): 1}
+    assert words(sp.Inverse(product)) == {(B.I, A.I): 1}
+    assert words(sp.Inverse(sp.Transpose(product))) == {(A.T.I, B.T.I): 1}
+    assert words(sp.MatPow(product, -2)) == {(B.I, A.I, B.I, A.I): 1}
+
+
 def test_traces_are_cyclic_and_nothing_more():
     C = sp.MatrixSymbol("C", n, n)
     assert equal(sp.Trace(A * B * C), sp.Trace(C * A * B))
