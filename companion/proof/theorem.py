@@ -219,7 +219,7 @@ def _refute_mutants(evaluated: Evaluated, derived: Side, claimed: Side) -> tuple
     zero = _is_zero(claimed)
     original = derived if zero else claimed
     candidates = mutants(original, zero=zero)
-    count, dimensions = 0, ""
+    count, at_a_point, dimensions = 0, False, ""
     for mutant in candidates:
         if mutant.expr is None:  # not even well formed: the shapes do not fit
             count += 1
@@ -229,9 +229,9 @@ def _refute_mutants(evaluated: Evaluated, derived: Side, claimed: Side) -> tuple
             if mutant.rewriting and _same_form(original, mutant):
                 continue
             raise SurvivingMutant(_survivor(mutant, evaluated))
-        count += 1
+        count, at_a_point = count + 1, True
         dimensions = dimensions or against.dimensions
-    if not count:
+    if not at_a_point:
         raise VacuousProof(
             "nothing in this claim can be changed to something false; state the identity with "
             "its terms on both sides"

@@ -100,19 +100,19 @@ def _forms(difference: sp.Expr) -> Iterator[sp.Expr]:
     yield difference
     expanded = sp.expand(difference)
     yield expanded
-    reduced = normal(expanded)
+    reduced = _attempted(normal, expanded)
     yield reduced
     if reduced.has(sp.Trace):
-        reduced = normal(indexed(reduced))
+        reduced = _attempted(normal, indexed(reduced))
         yield reduced
     if not reduced.is_commutative:
         return
-    yield collect(normal(sp.numer(sp.together(reduced))))
+    yield collect(_attempted(normal, sp.numer(sp.together(reduced))))
     yield _hidden(reduced, lambda expr: sp.expand(expr.rewrite(sp.exp)))
     yield _hidden(reduced, _simplified)
-    yield normal(_with_simplified_bodies(reduced))
+    yield _attempted(normal, _with_simplified_bodies(reduced))
     if not difference.has(AppliedUndef, sp.Indexed, MatrixElement, sp.Derivative, sp.Trace):
-        evaluated = normal(sp.expand(_attempted(sp.Expr.doit, difference)))
+        evaluated = _attempted(normal, sp.expand(_attempted(sp.Expr.doit, difference)))
         yield evaluated
         yield _hidden(evaluated, _simplified)
 
@@ -125,7 +125,8 @@ def _attempted(operation: Callable[[sp.Expr], sp.Expr], expr: sp.Expr) -> sp.Exp
     """What SymPy makes of an expression; the expression itself where it fails."""
     try:
         return operation(expr)
-    except (RecursionError, NotImplementedError, ArithmeticError, ValueError, TypeError):
+    except (RecursionError, NotImplementedError, ArithmeticError, ValueError, TypeError,
+            sp.PolynomialError):  # fmt: skip
         return expr
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 
-from companion.proof import SurvivingMutant, Theorem, Undecided, VacuousProof
-from companion.proof.mutate import MOST_MUTANTS, mutants
+from companion.proof import SurvivingMutant, Theorem, Undecided, VacuousProof, theorem
+from companion.proof.mutate import MOST_MUTANTS, Mutant, mutants
 from tests.proof.statements import (
     DF,
     A,
@@ -156,6 +156,12 @@ def test_other_ways_to_write_the_claim_are_no_mutants():
 def test_nothing_to_mutate_is_a_vacuous_proof():
     with pytest.raises(VacuousProof):
         Theorem("vacuous", "0 = 0").prove("step", x - x, 0)
+
+
+def test_mutants_that_do_not_even_fit_are_not_enough(monkeypatch):
+    monkeypatch.setattr(theorem, "mutants", lambda claim, zero: [Mutant("misfit", None)])
+    with pytest.raises(VacuousProof):
+        Theorem("misfit", "a = b").prove("step", 2 * A, A + A)
 
 
 def test_mutants_that_cannot_be_evaluated_survive():

@@ -24,6 +24,19 @@ def test_what_is_not_reduced_to_zero_is_undecided(derived, claimed):
     assert theorem.record.evidence == ()
 
 
+@pytest.mark.parametrize(
+    "failure", [RecursionError, NotImplementedError, sp.PolynomialError, ValueError]
+)
+def test_where_the_algebra_system_fails_nothing_is_proved(monkeypatch, failure):
+    def fail(expr):
+        raise failure("no")
+
+    monkeypatch.setattr(zero.sp, "simplify", fail)
+    monkeypatch.setattr(zero, "normal", fail)
+    with pytest.raises(Undecided):
+        Theorem("failing", "a = b").prove("step", sp.gamma(x + 1) / sp.gamma(x), x)
+
+
 def test_undecided_shows_what_is_left():
     with pytest.raises(Undecided, match=r"atan\(1/3\)"):
         Theorem("hard", "a = b").prove("step", *TRUE_BUT_HARD["arc tangents"])
