@@ -5,8 +5,9 @@
 torchdiffeq's option dictionaries; `companion.solve` is the interface that the rest uses.
 
 What differs, on purpose: an option that the method does not know raises instead of warning;
-fixed steps end at every output time instead of being interpolated there; tensors that func
-closes over are found, or are an error; the backward solve is one solve with jumps instead of one
+fixed steps end at every output time instead of being interpolated there; tolerances are single
+numbers; callbacks are not called; without ``adjoint_params`` the tensors that func holds or
+closes over are found; the backward solve is one solve with jumps instead of one
 solve an interval, and does not control the error of the parameter gradient ("seminorm").
 """
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from companion.adjoint import Backsolve, Direct, Gradient
-from companion.ode.control import PID, FixedStep
+from companion.ode.control import PID, FixedStep, require_number
 from companion.ode.field import Leaves
 from companion.ode.problem import Method, pose
 from companion.ode.solution import Stats
@@ -99,7 +100,8 @@ def odeint_adjoint(
             the forward solve.
         adjoint_options: of the backward solve; default: ``options`` without ``norm``.
             ``norm="seminorm"`` is accepted and is the default.
-        adjoint_params: the tensors whose gradients are wanted, besides those of y0 and t.
+        adjoint_params: exactly the tensors whose gradients are wanted, besides those of y0
+            and t.
 
     Returns:
         y at the times t, as `odeint`.
@@ -109,12 +111,14 @@ def odeint_adjoint(
             backward solve, out of ``backward()``.
     """
     plan = _method(method, rtol, atol, options, y0, "options")
+    method = "dopri5" if method is None else method
     if adjoint_options is None:
         if adjoint_method not in (None, method) and options:
             raise ValueError(
                 "adjoint_method differs from method, so that options cannot serve for both: "
                 "give adjoint_options as well"
             )
+        # The backward solve takes the norm of the forward solve, for y and for a.
         adjoint_options = {k: v for k, v in (options or {}).items() if k != "norm"}
     elif adjoint_options.get("norm") == "seminorm":
         adjoint_options = {k: v for k, v in adjoint_options.items() if k != "norm"}
@@ -160,7 +164,13 @@ def _method(
 ) -> Method:
     """torchdiffeq's strings and dictionaries as a `Method`."""
     name = "dopri5" if name is None else name
-    options = dict(options or {})
+    if not isinstance(name, str):
+        raise TypeError(f"method must be a string, got {type(name).__name__}")
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"{argument} must be a dictionary, got {type(options).__name__}")
+    # torchdiffeq also takes numbers as 0-dim tensors.
+    options = {key: _number(value) for key, value in (options or {}).items()}
+    rtol, atol = _number(rtol), _number(atol)
     known = _FIXED_OPTIONS if name in FIXED else _ADAPTIVE_OPTIONS
     if name not in FIXED and name not in ADAPTIVE:
         raise ValueError(
@@ -171,10 +181,10 @@ def _method(
             f"{argument} has {', '.join(map(repr, unknown))}, which method {name!r} does not "
             f"know: it takes {', '.join(sorted(known))}"
         )
-    # torchdiffeq also takes its tolerances as 0-dim tensors.
-    rtol, atol = (float(x) if isinstance(x, Tensor) else x for x in (rtol, atol))
     if name in FIXED:
         step = options.get("step_size")
+        if step is not None:
+            require_number(f'{argument}["step_size"]', step)
         control = FixedStep() if step is None else FixedStep(step)
         return Method(FIXED[name], rtol, atol, control, max_steps=2**31 - 1)
     choices: dict[str, Any] = {"max_steps": options.get("max_num_steps", 2**31 - 1)}
@@ -183,6 +193,11 @@ def _method(
     control = PID(**{_CONTROL[key]: options[key] for key in _CONTROL if key in options})
     first_step = options.get("first_step")
     return Method(ADAPTIVE[name], rtol, atol, control, first_step=first_step, **choices)
+
+
+def _number(value: Any) -> Any:
+    """A tensor with one element as the number that it holds; anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _norm_of_state(norm: Callable[[Any], Tensor], y0: State) -> Callable[[Leaves], Tensor]:

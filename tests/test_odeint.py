@@ -147,6 +147,43 @@ def test_adjoint_tolerances_reach_the_backward_solve(name):
     assert 1e-8 < (exact - loose).abs().max() < 1e-1
 
 
+def test_adjoint_options_reach_the_backward_solve():
+    exact, other = (
+        grads_of(odeint_adjoint, adjoint_options=options)[0]
+        for options in (None, {"first_step": 1e-3})
+    )
+    assert 0 < (exact - other).abs().max() < 1e-5
+    with pytest.raises(TooManySteps):
+        grads_of(odeint_adjoint, adjoint_options={"max_num_steps": 2})
+
+
+def test_the_default_method_by_its_name_is_the_default():
+    grads_of(odeint_adjoint, adjoint_method="dopri5", options={"first_step": 0.1})
+
+
+def test_numbers_may_be_tensors_with_one_element():
+    by_tensor, by_number = (
+        odeint(forced, Y0, TIMES, method="rk4", options={"step_size": step})
+        for step in (torch.tensor(0.1, dtype=F64), 0.1)
+    )
+    assert torch.equal(by_tensor, by_number)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rtol": torch.ones(2)}, "rtol must be a number, got Tensor"),
+        ({"rtol": (1e-3, 1e-3)}, "rtol must be a number, got tuple"),
+        ({"method": "rk4", "options": {"step_size": "a"}}, "step_size"),
+        ({"options": 5}, "options must be a dictionary, got int"),
+        ({"method": ["x"]}, "method must be a string, got list"),
+    ],
+)
+def test_wrong_types(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        odeint(forced, Y0, TIMES, **arguments)
+
+
 def test_adjoint_params_choose_whose_gradients_are_wanted():
     a = torch.tensor(0.3, dtype=F64, requires_grad=True)
     b = torch.exp(a)

@@ -15,8 +15,9 @@ Unlike the integral of :math:`-a\,\partial f/\partial t`, these hold where f jum
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,9 +35,12 @@ from companion.ode.problem import Control, Method, Problem
 from companion.ode.solution import Stats
 from companion.ode.tableau import Tableau
 
+#: A reconstructed state that is off by more than this part of the solution's size, and by more
+#: than this many tolerances, makes a gradient unreliable.
+LARGEST_DRIFT, MOST_TOLERANCES = 1e-2, 1e3
 
-#: Error of a reconstructed state, relative to the solution's size, beyond which a gradient is called unreliable.
-LARGEST_DRIFT = 1e-2
+#: The largest entry of the gradient of the loss is at least this many atol in a backward solve.
+SMALLEST_GRADIENT = 1e4
 
 
 class LostStateWarning(UserWarning):
@@ -51,17 +55,23 @@ class Backsolve:
     and the backward solve starts anew from each of them. The gradient has the error of the
     backward solve, and of y reconstructed backwards, which is unstable where the flow contracts
     strongly: `Direct` has neither.  A `LostStateWarning` tells when a reconstructed state is off
-    by more than one per cent.
+    by more than one per cent of the solution and a thousand tolerances.
 
     The parameters are integrated as a quadrature, outside of the error norm (the seminorm of
-    Kidger, Chen and Lyons, ICML 2021): they do not feed back into y and a.
+    Kidger, Chen and Lyons, ICML 2021): they do not feed back into y and a.  A loss with small
+    gradients is scaled up for the backward solve, so that ``atol`` does not hide them.
 
     Args:
         method, rtol, atol, control, first_step, max_steps: of the backward solve, as in
             `companion.solve`; None takes those of the forward solve.  Its norm is the larger
             of the forward solve's norms of y and of a.
-        params: tensors that f uses, besides its arguments, and whose gradients are wanted.
-            None finds them: the parameters of a module, and what else f closes over.
+        params: exactly the tensors, besides y0 and those in args, whose gradients are wanted;
+            they may be results of other computations.  None finds them: what f holds (as a
+            module, in closures, attributes, defaults, globals) and what one traced evaluation
+            at the initial state uses.
+
+    Raises:
+        TypeError: if ``params`` is not an iterable of tensors.
     """
 
     method: Tableau | str | None = None
@@ -70,21 +80,40 @@ class Backsolve:
     control: Control | None = None
     first_step: float | None = None
     max_steps: int | None = None
-    params: Sequence[Tensor] | None = None
+    params: Iterable[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.params is None:
+            return
+        if isinstance(self.params, Tensor) or not isinstance(self.params, Iterable):
+            raise TypeError(
+                "Backsolve: params must be an iterable of tensors, got "
+                f"{type(self.params).__name__}: write params=(x,)"
+            )
+        # A tensor named twice would have twice its gradient.
+        params = tuple({id(p): p for p in self.params}.values())
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"Backsolve: params holds a {type(p).__name__}, expected tensors")
+        object.__setattr__(self, "params", params)
 
     def __call__(self, problem: Problem, stats: Stats) -> Leaves:
+        try:
+            self.method_after(problem.method, None)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Backsolve: {error}") from error
         params: list[Tensor] = []
         if torch.is_grad_enabled():
-            known = parameters_of(problem.f) if self.params is None else list(self.params)
-            params = [p for p in known if p.requires_grad]
-            params += captured(problem, params, stats)
+            if self.params is not None:
+                params = [p for p in self.params if p.requires_grad]
+            else:
+                params = parameters_of(problem.f, problem.args)
+                params += captured(problem, params, stats)
         arguments = tensors_in(problem.args)
         # The solves work with arguments of their own, which the graph outside does not reach.
         inner = replace(problem, args=detached(problem.args))
         return list(
-            _Backsolve.apply(
-                inner, self, stats, problem.t, *problem.y0, *arguments, *params
-            )
+            _Backsolve.apply(inner, self, stats, problem.t, *problem.y0, *arguments, *params)
         )
 
     def method_after(self, forward: Method, last_size: float | None) -> Method:
@@ -110,14 +139,14 @@ class _AdjointField:
     """The vector field of (y, a), with the parameter gradient as an integrand.
 
     The leaves are those of y and then those of a; the value has those of dy/dt, of da/dt and of
-    ``-a df/dtheta`` for every wanted tensor.
+    ``-a df/dtheta`` for every wanted tensor, None where f does not depend on it.
     """
 
     def __init__(self, field: Field, wanted: list[Tensor]) -> None:
         self.field = field
         self.wanted = wanted
 
-    def __call__(self, t: Time, leaves: Leaves) -> Leaves:
+    def __call__(self, t: Time, leaves: Leaves) -> list[Tensor | None]:
         half = len(leaves) // 2
         y = [leaf.detach().requires_grad_() for leaf in leaves[:half]]
         with torch.enable_grad():
@@ -132,11 +161,11 @@ class _AdjointField:
             pulled = torch.autograd.grad(
                 [rates[i] for i in live], inputs, minus_a, allow_unused=True
             )
-        filled = (
+        adjoint_rates = [
             torch.zeros_like(x) if grad is None else grad
-            for x, grad in zip(inputs, pulled, strict=True)
-        )
-        return [*(rate.detach() for rate in rates), *filled]
+            for x, grad in zip(y, pulled, strict=False)
+        ]
+        return [*(rate.detach() for rate in rates), *adjoint_rates, *pulled[half:]]
 
 
 class _Backsolve(torch.autograd.Function):
@@ -148,63 +177,125 @@ class _Backsolve(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         leaves, march = integrate(problem, list(problem.y0), problem.times, stats)
         ctx.problem, ctx.stats = problem, stats
-        ctx.method = strategy.method_after(problem.method, getattr(march, "size", None))
+        ctx.method = strategy.method_after(problem.method, march.size)
+        # The backward solve must evaluate the f that the forward solve evaluated.
+        device = problem.y0[0].device.type
+        ctx.autocast = torch.autocast(
+            device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+        )
         ctx.save_for_backward(*leaves, *inputs[len(problem.y0) :])
         return tuple(leaves)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        problem, times, n = ctx.problem, ctx.problem.times, len(ctx.problem.y0)
-        outputs, inputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        problem, n = ctx.problem, len(ctx.problem.y0)
+        saved = ctx.saved_tensors
+        outputs, inputs = saved[:n], saved[n:]
         arguments = tensors_in(problem.args)
         wanted = [*arguments, *inputs[len(arguments) :]]
-        wants_times = ctx.needs_input_grad[3]
-        time_grads: list[Tensor] = []
+        largest = [float(grad.abs().max()) for grad in grads if grad.numel()]
+        if not all(map(math.isfinite, largest)):
+            # What comes after a loss without a gradient has none either.
+            lost = [torch.full_like(x, math.nan) for x in (problem.t, *problem.y0, *wanted)]
+            return None, None, None, *lost
+        scale = _scale(max(largest, default=0.0), ctx.method)
 
-        ctx.stats.backward = stats = Stats()
-        field = _AdjointField(problem.field(stats), wanted)
-        adjoint = [grad[-1] for grad in grads]
-        march = begin(
-            field, ctx.method, times[-1], [*(leaf[-1] for leaf in outputs), *adjoint], stats
-        )
-        drifts: list[Tensor] = []
-        for i in range(len(times) - 2, -1, -1):
-            if wants_times:
-                time_grads.append(_inner([grad[i + 1] for grad in grads], march.rates))
-            arrived = march.to(times[i], end=times[i])
-            state, adjoint = [leaf[i] for leaf in outputs], arrived[n:]
-            drifts.append(
-                rms_norm([x - y for x, y in zip(arrived[:n], state, strict=True)])
+        ctx.stats.backward = Stats()
+        with ctx.autocast:
+            results = _solve_backwards(
+                problem,
+                ctx.method,
+                ctx.stats.backward,
+                outputs,
+                [grad / scale for grad in grads],
+                wanted,
+                wants_times=ctx.needs_input_grad[3],
             )
-            if i > 0:
-                adjoint = [a + grad[i] for a, grad in zip(adjoint, grads, strict=True)]
-            march.restart([*state, *adjoint])
-        _warn_of_drift(drifts, rms_norm(outputs))
+        return None, None, None, *(x if x is None else x * scale for x in results)
+
+
+def _solve_backwards(
+    problem: Problem,
+    method: Method,
+    stats: Stats,
+    outputs: Leaves,
+    grads: Leaves,
+    wanted: list[Tensor],
+    *,
+    wants_times: bool,
+) -> list[Tensor | None]:
+    """The gradients with respect to the times, the leaves of y0 and the wanted tensors.
+
+    Args:
+        outputs: leaves of y at the output times.
+        grads: the gradients of the loss with respect to them.
+    """
+    times, n = problem.times, len(outputs)
+    adjoint = [grad[-1] for grad in grads]
+    field = _AdjointField(problem.field(stats), wanted)
+    march = begin(field, method, times[-1], [*(leaf[-1] for leaf in outputs), *adjoint], stats)
+    sizes = [rms_norm([leaf]) for leaf in outputs]
+    drifts: list[Tensor] = []
+    time_grads: list[Tensor] = []
+    for i in range(len(times) - 1, 0, -1):
         if wants_times:
-            # The value at t0 itself is y0, whatever t0 is: g_0 has no part in dL/dt0.
-            moves = len(times) > 1
-            time_grads.append(-_inner(adjoint, march.rates) if moves else torch.zeros(()))
-        y0_grads = [
-            a + grad[0] if len(times) > 1 else a for a, grad in zip(adjoint, grads, strict=True)
+            time_grads.append(_inner([grad[i] for grad in grads], march.rates))
+        arrived = march.to(times[i - 1], end=times[i - 1])
+        state, adjoint = [leaf[i - 1] for leaf in outputs], arrived[n:]
+        drifts.append(_drift(arrived[:n], state, sizes, method))
+        if i > 1:
+            adjoint = [a + grad[i - 1] for a, grad in zip(adjoint, grads, strict=True)]
+        march.restart([*state, *adjoint])
+    _warn_of_drift(drifts)
+    integrals = march.integrals or [None] * len(wanted)
+    if not time_grads:
+        # No step was made (one time only), or nobody asks.
+        t_grad = torch.zeros_like(problem.t) if wants_times else None
+    else:
+        # The value at t0 itself is y0, whatever t0 is: g_0 has no part in dL/dt0.
+        time_grads.append(-_inner(adjoint, march.rates))
+        t_grad = torch.stack(time_grads[::-1]).to(problem.t)
+    if len(times) > 1:
+        adjoint = [a + grad[0] for a, grad in zip(adjoint, grads, strict=True)]
+    return [t_grad, *adjoint, *integrals]
+
+
+def _scale(largest: float, method: Method) -> float:
+    """What to divide a small loss by, so that atol does not hide its gradient.
+
+    The adjoint is linear in the gradient of the loss, and the error allowed to it is atol even
+    where it is smaller than atol.  It is scaled up to at least ``SMALLEST_GRADIENT`` times atol.
+    """
+    return min(1.0, largest / (SMALLEST_GRADIENT * method.atol)) if largest and method.atol else 1.0
+
+
+def _drift(found: Leaves, known: Leaves, sizes: Leaves, method: Method) -> Tensor:
+    """How far a reconstructed state is off, in units of what is still tolerable.
+
+    Tolerable is ``LARGEST_DRIFT`` of the solution's size, and ``MOST_TOLERANCES`` in any case.
+    """
+    rtol, atol = MOST_TOLERANCES * method.rtol, MOST_TOLERANCES * method.atol
+    return rms_norm(
+        [
+            (x - y) / torch.maximum(y.abs() * rtol + atol, LARGEST_DRIFT * size)
+            for x, y, size in zip(found, known, sizes, strict=True)
         ]
-        others = march.integrals or [torch.zeros_like(x) for x in wanted]
-        t_grad = torch.stack(time_grads[::-1]).to(problem.t) if wants_times else None
-        return None, None, None, t_grad, *y0_grads, *others
+    )
 
 
-def _warn_of_drift(drifts: list[Tensor], size: Tensor) -> None:
-    """Look at the largest error of the reconstructed states, once for all output times."""
-    if not drifts:
-        return
-    worst, size = torch.stack((torch.stack(drifts).max(), size)).tolist()
+def _warn_of_drift(drifts: list[Tensor]) -> None:
+    """Warn if any reconstructed state was off; one read-back for all output times."""
     # Written so that a NaN is a drift, too.
-    if not worst <= LARGEST_DRIFT * size:
+    if drifts and not float(torch.stack(drifts).max()) <= 1:
         warnings.warn(
-            "the backward solve did not find its way back: the state it reconstructed at an "
-            f"output time is off by {worst:.1e}, where the solution has the size {size:.1e}, so "
-            "that this gradient is not to be trusted.  The flow contracts too strongly to be reversed: use gradient='direct', or ask for more output "
-            "times, at each of which the backward solve starts from the known state",
+            "the backward solve may have lost its way: a state that it reconstructed is off by "
+            f"more than {LARGEST_DRIFT:.0%} of the solution and {MOST_TOLERANCES:.0f} "
+            "tolerances, so the gradient may be wrong.  Flows that contract strongly cannot be "
+            "reversed: use gradient='direct', or ask for more output times, at each of which "
+            "the backward solve starts from the known state",
             LostStateWarning,
             stacklevel=2,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from companion.ode.field import Leaves
 from companion.ode.integrate import integrate
@@ -22,7 +23,10 @@ class Direct:
     """
 
     def __call__(self, problem: Problem, stats: Stats) -> Leaves:
-        live = torch.is_grad_enabled() and problem.t.requires_grad
-        nodes = problem.t.unbind() if live else problem.times
+        nodes = problem.times
+        pushed = forward_ad.unpack_dual(problem.t).tangent is not None
+        if pushed or (torch.is_grad_enabled() and problem.t.requires_grad):
+            # In float64 like the times themselves: a wish for gradients must not change values.
+            nodes = problem.t.double().unbind()
         leaves, _ = integrate(problem, problem.y0, nodes, stats)
         return leaves

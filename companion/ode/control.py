@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Real
 
 History = tuple[float, float]
 
@@ -36,8 +37,18 @@ class FixedStep:
             raise ValueError(f"FixedStep: size must be positive, got {self.size}")
 
     def count(self, interval: float) -> int:
-        """Number of steps for an interval; rounding does not add a step of size 1e-17."""
-        return max(1, math.ceil(abs(interval) / self.size * (1 - 1e-12)))
+        """Number of steps for an interval; rounding does not add a step of size 1e-17.
+
+        Raises:
+            ValueError: if there are more than 1e15.
+        """
+        steps = abs(interval) / self.size * (1 - 1e-12)
+        if not steps < 1e15:
+            raise ValueError(
+                f"FixedStep: an interval of {abs(interval):g} has too many steps of size "
+                f"{self.size:g}: choose a larger size"
+            )
+        return max(1, math.ceil(steps))
 
 
 @dataclass(frozen=True)
@@ -117,5 +128,5 @@ class PID:
 
 def require_number(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a real number (and not a bool)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")

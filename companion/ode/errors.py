@@ -8,7 +8,8 @@ class SolverError(RuntimeError):
 
     Attributes:
         t: the time at which the solver stopped.
-        h: the step size it tried last (signed: negative when time runs backwards).
+        h: the step size it tried last, negative when time runs backwards; 0 where no step of its
+            own is to blame.
         steps: the number of steps tried so far, accepted and rejected.
     """
 

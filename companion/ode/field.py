@@ -41,11 +41,15 @@ class Field:
     ) -> None:
         self.f = f
         self.spec = spec
-        # A state that is one tensor, the common case, is spared the walk through a tree.
-        self.single = spec.is_leaf()
         self.args = args
         self.time_dtype = time_dtype
         self.stats = stats
+        # A state that is one tensor, the common case, is spared the walk through a tree.
+        self._single = spec.is_leaf()
+        #: What f returned last, and how often it had been written to by then.
+        self._last: list[tuple[Tensor, int]] = []
+        #: How many more evaluations to watch for writes in place: habits show at once.
+        self._inspections = 3
 
     def __call__(self, t: Time, leaves: Leaves) -> Leaves:
         self.stats.evaluations += 1
@@ -55,36 +59,78 @@ class Field:
         else:
             # A fill, not a copy from the host: on a GPU it does not wait for the device.
             time = first.new_full((), t, dtype=self.time_dtype)
-        if self.single:
-            value = self.f(time, first, *self.args)
+        if self._inspections:
+            rates = self._inspected(time, leaves)
         else:
-            value = self.f(time, tree_unflatten(leaves, self.spec), *self.args)
-        rates = self._leaves(value)
+            rates = self._evaluated(time, leaves)
         for rate, leaf in zip(rates, leaves, strict=True):
-            if not isinstance(rate, Tensor):
-                raise TypeError(
-                    f"f returned {type(rate).__name__}, expected a tensor like the state: "
-                    "wrap the value with torch.as_tensor"
-                )
-            if rate.shape != leaf.shape:
-                raise ValueError(
-                    f"f returned a tensor of shape {tuple(rate.shape)} for a state of shape "
-                    f"{tuple(leaf.shape)}: dy/dt must have the shape of y"
-                )
-            if rate.dtype != leaf.dtype:
-                raise TypeError(
-                    f"f returned {rate.dtype} for a state of {leaf.dtype}: cast y0 or the "
-                    "parameters of f so that both agree"
-                )
+            fits = rate.shape == leaf.shape and rate.dtype == leaf.dtype
+            if not (fits and rate.device == leaf.device):
+                return [self._checked(*pair) for pair in zip(rates, leaves, strict=True)]
         return rates
 
-    def _leaves(self, value: Any) -> Leaves:
-        if self.single and isinstance(value, Tensor):
-            return [value]
+    def _evaluated(self, time: Tensor, leaves: Leaves) -> Leaves:
+        if self._single:
+            value = self.f(time, leaves[0], *self.args)
+            if isinstance(value, Tensor):
+                return [value]
+        else:
+            value = self.f(time, tree_unflatten(leaves, self.spec), *self.args)
         rates, spec = tree_flatten(value)
         if spec != self.spec:
             raise TypeError(
                 f"f returned the structure {spec}, the state y0 has {self.spec}: "
-                "return dy/dt with the same nesting of tuples, lists and dictionaries as y"
+                "return dy/dt with the same nesting of tuples, lists and dictionaries as y, and "
+                "the keys of dictionaries in the same order"
             )
+        return [self._checked(*pair) for pair in zip(rates, leaves, strict=True)]
+
+    def _inspected(self, time: Tensor, leaves: Leaves) -> Leaves:
+        """Evaluate f, and make sure that it writes neither to the state nor to what it returned.
+
+        Both would change, under the solver's hands, what earlier stages were computed from.
+        """
+        self._inspections -= 1
+        before = [_version(leaf) for leaf in leaves]
+        rates = self._evaluated(time, leaves)
+        if before != [_version(leaf) for leaf in leaves]:
+            raise ValueError("f changed the state y in place: let it work on a copy, y.clone()")
+        versions = [_version(rate) for rate in rates]
+        for i, (rate, version) in enumerate(self._last):
+            if rates[i] is rate and versions[i] != version:
+                raise ValueError(
+                    "f wrote its value into the tensor that it had returned before, which the "
+                    "solver still needs: return a fresh tensor, or a clone()"
+                )
+        self._last = list(zip(rates, versions, strict=True)) if self._inspections else []
         return rates
+
+    def _checked(self, rate: Any, leaf: Tensor) -> Tensor:
+        if not isinstance(rate, Tensor):
+            raise TypeError(
+                f"f returned {type(rate).__name__}, expected a tensor like the state: "
+                "wrap the value with torch.as_tensor"
+            )
+        if rate.shape != leaf.shape:
+            raise ValueError(
+                f"f returned a tensor of shape {tuple(rate.shape)} for a state of shape "
+                f"{tuple(leaf.shape)}: dy/dt must have the shape of y"
+            )
+        if rate.device != leaf.device:
+            raise ValueError(
+                f"f returned a tensor on {rate.device} for a state on {leaf.device}: move what f "
+                "computes with to the device of y0"
+            )
+        if rate.dtype != leaf.dtype:
+            if rate.is_floating_point() and torch.is_autocast_enabled(leaf.device.type):
+                return rate.to(leaf.dtype)
+            raise TypeError(
+                f"f returned {rate.dtype} for a state of {leaf.dtype}: cast y0 or the "
+                "parameters of f so that both agree"
+            )
+        return rate
+
+
+def _version(x: Tensor) -> int:
+    """How often a tensor was written to; tensors made in inference mode do not count it."""
+    return 0 if x.is_inference() else x._version

@@ -30,9 +30,15 @@ class March(ABC):
         t: present time.
         y: state at t.
         rates: ``field(t, y)``, evaluated when it is first needed.
+        size: what the next step would be if nothing cut it short; None with fixed steps.
         integrals: where the field returns more tensors than the state has, the integrals of the
-            others (the quadratures of an adjoint solve), from the beginning to t.
+            others (the quadratures of an adjoint solve), from the beginning to t.  The field may
+            return None for an integrand that vanishes, and None stands for a zero integral.
     """
+
+    size: float | None = None
+    #: What a user can do to need fewer steps.
+    larger_steps: str
 
     def __init__(
         self,
@@ -51,7 +57,7 @@ class March(ABC):
         self.t = t
         self.node: Time = t if node is None else node
         self.y = y
-        self.integrals: Leaves = []
+        self.integrals: list[Tensor | None] = []
         self._rates: Leaves | None = None
 
     @property
@@ -81,28 +87,37 @@ class March(ABC):
     def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
         if self.stats.accepted + self.stats.rejected >= self.method.max_steps:
             raise TooManySteps(
-                f"max_steps = {self.method.max_steps} steps did not reach the last time: raise "
-                "max_steps, loosen rtol and atol, or check whether f is stiff or discontinuous",
+                f"max_steps = {self.method.max_steps} steps did not reach the last time: "
+                f"raise max_steps, {self.larger_steps}",
                 t=self.t,
                 h=t1 - self.t,
                 steps=self.method.max_steps,
             )
         h = node - self.node
+        if isinstance(h, Tensor):
+            h = h.to(self.y[0].device)
         return runge_kutta_step(self.tableau, self.field, self.node, self.y, self.rates, h), h
 
     def _accept(self, t1: float, node: Time, step: Step, h: Time) -> None:
         self.stats.accepted += 1
-        integrands = [stage[len(self.y) :] for stage in step.stages]
-        if integrands[0]:
-            if not self.integrals:
-                self.integrals = [torch.zeros_like(leaf) for leaf in integrands[0]]
+        count = len(step.stages[0]) - len(self.y)
+        if count and not self.integrals:
+            self.integrals = [None] * count
+        for i in range(count):
             for j, w in self.tableau.solution_weights:
-                torch._foreach_add_(self.integrals, integrands[j], alpha=w * h)
+                rate = step.stages[j][len(self.y) + i]
+                if rate is None:
+                    continue
+                if self.integrals[i] is None:
+                    self.integrals[i] = torch.zeros_like(rate)
+                self.integrals[i].add_(rate, alpha=w * h)
         self.t, self.node, self.y, self._rates = t1, node, step.y, step.f
 
 
 class FixedMarch(March):
     """Equal steps between one target and the next; no error control, no read-back."""
+
+    larger_steps = "or take larger steps"
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -128,9 +143,11 @@ class FixedMarch(March):
 class AdaptiveMarch(March):
     """Steps as large as the tolerances allow; targets are met by dense output or as ends."""
 
+    larger_steps = "loosen rtol and atol, or check whether f is stiff or discontinuous"
+
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.size: float | None = self.method.first_step
+        self.size = self.method.first_step
         self._history = START
         #: Where the last step began, for the dense output inside it.
         self._last: tuple[Time, Leaves, Step, Time] | None = None
@@ -151,16 +168,17 @@ class AdaptiveMarch(March):
         """One accepted step, not past ``end``."""
         left = abs(end - self.t)
         smallest = 10 * math.ulp(max(abs(self.t), abs(end)))
-        if self.size is None:
-            self.size = max(
-                self._first_size(self.rates[: len(self.y)], end - self.t), smallest
-            )
+        if self.stats.accepted + self.stats.rejected == 0:
+            if self.size is None:
+                self.size = self._first_size(self.rates[: len(self.y)], end - self.t)
+            # A first step is a guess: too small a one is no reason to give up.
+            self.size = max(self.size, smallest)
         ratio = 0.0
         while True:
             # A step that would leave next to nothing to go takes all of it, as in HNW's DOPRI5.
             ends = 1.01 * self.size >= left
             if self.size < smallest and not ends:
-                self._give_up(ratio)
+                self._give_up(math.copysign(self.size, end - self.t), ratio)
             if ends:
                 t1, node = end, end_node
             else:
@@ -203,13 +221,7 @@ class AdaptiveMarch(March):
 
         d0, d1 = torch.stack((norm(self.y), norm(rates))).tolist()
         if not math.isfinite(d0 + d1):
-            raise NonFiniteState(
-                "the initial state or the value of f there is not finite: "
-                "check y0, the parameters and f",
-                t=self.t,
-                h=0.0,
-                steps=0,
-            )
+            self._explain(rates)
         small = min(0.01 * d0 / d1 if min(d0, d1) >= 1e-5 else 1e-6, abs(interval))
         signed = math.copysign(small, interval)
         there = [torch.add(y, k, alpha=signed) for y, k in zip(self.y, rates, strict=True)]
@@ -222,10 +234,25 @@ class AdaptiveMarch(March):
             return max(1e-6, 1e-3 * small)
         return min(100 * small, (0.01 / largest) ** (1 / (self.tableau.embedded_order + 1)))
 
-    def _give_up(self, ratio: float) -> NoReturn:
+    def _explain(self, rates: Leaves) -> NoReturn:
+        """Why the initial state or f there has no size in units of the tolerances."""
+        if all(bool(torch.isfinite(leaf).all()) for leaf in (*self.y, *rates)):
+            raise ValueError(
+                f"rtol = {self.method.rtol:g} and atol = {self.method.atol:g} allow no error, or "
+                "none that the state's dtype can represent, at the initial state: make atol larger"
+            )
+        raise NonFiniteState(
+            "the initial state or the value of f there is not finite: "
+            "check y0, the parameters and f",
+            t=self.t,
+            h=0.0,
+            steps=0,
+        )
+
+    def _give_up(self, h: float, ratio: float) -> NoReturn:
         where = {
             "t": self.t,
-            "h": self.size,
+            "h": h,
             "steps": self.stats.accepted + self.stats.rejected,
         }
         if math.isfinite(ratio):

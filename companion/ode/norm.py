@@ -29,11 +29,16 @@ def rms_norm(leaves: Leaves) -> Tensor:
 
 
 def in_tolerances(errors: Leaves, rtol: float, atol: float, *states: Leaves) -> Leaves:
-    """Errors divided by ``atol + rtol * |y|``, with the larger of the given states for y."""
+    """Errors divided by ``atol + rtol * |y|``, with the larger of the given states for y.
+
+    Half-precision states are compared in float32: the quotient can exceed what they can hold.
+    """
     scaled = []
     for i, error in enumerate(errors):
+        if error.dtype in (torch.float16, torch.bfloat16):
+            error = error.float()
         size = states[0][i].abs()
         for state in states[1:]:
             size = torch.maximum(size, state[i].abs())
-        scaled.append(error / (size * rtol).add_(atol))
+        scaled.append(error / (size.to(error.abs().dtype) * rtol).add_(atol))
     return scaled

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class Method:
             require_number("first_step", self.first_step)
             if not (math.isfinite(self.first_step) and self.first_step > 0):
                 raise ValueError(f"first_step must be positive, got {self.first_step}")
-        if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, int):
+        if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, Integral):
             raise TypeError(f"max_steps must be an int, got {type(self.max_steps).__name__}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
@@ -161,7 +162,11 @@ def check_times(t: Tensor | Sequence[float]) -> tuple[Tensor, tuple[float, ...]]
     """
     if not isinstance(t, Tensor):
         try:
-            t = torch.as_tensor(t, dtype=torch.float64)
+            if isinstance(t, Iterable) and any(isinstance(time, Tensor) for time in t):
+                # Stacked, they keep their graph.
+                t = torch.stack([torch.as_tensor(time, dtype=torch.float64) for time in t])
+            else:
+                t = torch.as_tensor(t, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"t must be a tensor or a sequence of numbers, got {type(t).__name__}"

@@ -1,5 +1,6 @@
 """What is particular to the continuous adjoint: its cost, its memory, its limits."""
 
+import functools
 import gc
 import math
 import warnings
@@ -7,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from companion import Backsolve, FixedStep, solve
 from companion.adjoint import LostStateWarning
@@ -157,11 +159,195 @@ def test_a_lost_state_is_told(control):
         f = lambda t, y: -30 * (y - torch.cos(t))  # noqa: E731
         solve(f, y0, t, control=control, gradient="backsolve").y[-1].sum().backward()
 
-    with pytest.warns(LostStateWarning, match=r"off by \d.*use gradient='direct'"):
+    with pytest.warns(LostStateWarning, match="may have lost its way.*use gradient='direct'"):
         run(2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(41)
+
+
+def test_a_component_of_its_own_size_may_be_lost():
+    """One large component at rest must not hide that a small one is gone."""
+    p = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    y0 = {"a": torch.tensor([1e4], dtype=F64), "b": torch.zeros(1, dtype=F64)}
+
+    def f(t, y):
+        return {"a": 0 * y["a"], "b": -30 * torch.sin(y["b"] - p * torch.cos(t))}
+
+    y = solve(f, y0, [0.0, 1.0], gradient="backsolve").y
+    with pytest.warns(LostStateWarning):
+        y["b"][-1].sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("f", "t", "options"),
+    [
+        (lambda t, y: torch.cos(t) * torch.ones_like(y), [0.0, 2 * math.pi], {}),
+        (lambda t, y: -y, [0.0, 2.0], {"rtol": 1e-2, "atol": 1e-2}),
+        (lambda t, y: y.flip(0) * torch.tensor([1.0, -1.0], dtype=F64), [0.0, 9.0],
+         {"rtol": 1e-2, "atol": 1e-2}),
+    ],
+)  # fmt: skip
+def test_no_warning_where_the_tolerances_explain_the_difference(f, t, options):
+    y0 = torch.zeros(2, dtype=F64) if not options else torch.ones(2, dtype=F64)
+    y = solve(f, y0.requires_grad_(), t, gradient="backsolve", **options).y
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y[-1].sum().backward()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_size_of_the_loss_does_not_matter(scale):
+    """The adjoint is linear in the loss; atol must not decide whether it is seen at all."""
+    y0 = torch.zeros(1, dtype=F64, requires_grad=True)
+    sol = solve(lambda t, y: torch.cos(5 * t) * y, y0, [0.0, 3.0], gradient="backsolve")
+    (grad,) = torch.autograd.grad(scale * sol.y[-1].sum(), y0)
+    assert float(grad) == pytest.approx(scale * math.exp(math.sin(15) / 5), rel=1e-3)
+
+
+def test_a_loss_without_influence_has_zero_gradients():
+    y0 = Y0.clone().requires_grad_()
+    y = solve(Net(), y0, [0.0, 1.0], gradient="backsolve").y
+    (grad,) = torch.autograd.grad((0 * y).sum(), y0)
+    assert torch.equal(grad, torch.zeros_like(y0))
+
+
+@pytest.mark.parametrize("factor", [math.inf, math.nan])
+def test_a_loss_that_overflowed_gives_nan_gradients_and_no_wrong_diagnosis(factor):
+    """What a GradScaler needs to see."""
+    net, y0 = Net(), Y0.clone().requires_grad_()
+    t = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
+    y = solve(net, y0, t, gradient="backsolve").y
+    for grad in torch.autograd.grad(factor * y.sum(), [y0, t, net.outer.bias]):
+        assert grad.isnan().all()
+
+
+class Gate(torch.nn.Module):
+    """Uses its parameter only late, where a trace at the initial time does not see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = torch.nn.Parameter(torch.tensor(-0.5, dtype=F64))
+
+    def forward(self, t, y):
+        return self.rate * y if t > 0.5 else 0 * y
+
+
+GATE = Gate()
+
+
+class Caller:
+    """A callable object that holds a module."""
+
+    def __init__(self, module):
+        self.modules = {"list": [module]}
+
+    def __call__(self, t, y):
+        return self.modules["list"][0](t, y)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda g: (g, ()),
+        lambda g: (g.forward, ()),
+        lambda g: (lambda t, y: g(t, y), ()),
+        lambda g: (functools.partial(lambda m, t, y: m(t, y), g), ()),
+        lambda g: (lambda t, y, m: m(t, y), (g,)),
+        lambda g: (lambda t, y, g=g: g(t, y), ()),
+        lambda g: (Caller(g), ()),
+        lambda g: (lambda t, y: GATE(t, y), ()),
+    ],
+    ids=["module", "method", "closure", "partial", "args", "default", "object", "global"],
+)
+def test_parameters_are_found_wherever_f_holds_them(wrap):
+    GATE.rate.grad = None
+    f, args = wrap(GATE)
+    sol = solve(f, torch.ones(1, dtype=F64), [0.0, 1.0], args=args, gradient="backsolve", **TIGHT)
+    sol.y[-1].sum().backward()
+    assert float(GATE.rate.grad) == pytest.approx(0.5 * math.exp(-0.25), rel=1e-4)
+
+
+def test_a_module_that_f_holds_but_does_not_use_has_no_gradient():
+    net, other = Net(), torch.nn.Linear(2, 2)
+
+    def f(t, y):
+        assert other is not None
+        return net(t, y)
+
+    solve(f, Y0, [0.0, 1.0], gradient="backsolve").y.sum().backward()
+    assert other.weight.grad is None
+    assert net.inner.weight.grad is not None
+
+
+def test_params_are_taken_literally():
+    a, b = (torch.tensor(x, dtype=F64, requires_grad=True) for x in (0.3, 0.7))
+    f = lambda t, y: -a * b * y  # noqa: E731
+    y0 = torch.ones(1, dtype=F64)
+    exact = -0.7 * math.exp(-0.21)
+    strategy = Backsolve(params=iter([a, a]))
+    for _ in range(2):
+        y = solve(f, y0, [0.0, 1.0], gradient=strategy, **TIGHT).y
+        grads = torch.autograd.grad(y[-1].sum(), (a, b), allow_unused=True)
+        assert float(grads[0]) == pytest.approx(exact, rel=1e-7)
+        assert grads[1] is None
+    assert not solve(f, y0, [0.0, 1.0], gradient=Backsolve(params=())).y.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"params": torch.ones(2)}, TypeError, r"params=\(x,\)"),
+        ({"params": 5}, TypeError, "iterable of tensors, got int"),
+        ({"params": [1.0]}, TypeError, "params holds a float"),
+        ({"rtol": "a"}, TypeError, "Backsolve: rtol must be a number"),
+        ({"max_steps": 0}, ValueError, "Backsolve: max_steps"),
+        ({"method": "rk4"}, ValueError, "Backsolve: method 'rk4' has no error estimate"),
+    ],
+)
+def test_its_arguments_are_checked_before_anything_is_solved(arguments, error, message):
+    def f(t, y):
+        raise AssertionError("f was called")
+
+    with pytest.raises(error, match=message):
+        solve(f, Y0, [0.0, 1.0], gradient=Backsolve(**arguments))
+
+
+def test_inside_a_checkpoint():
+    y0 = Y0.clone().requires_grad_()
+    net = Net()
+
+    def end(y):
+        return solve(net, y, [0.0, 1.0], gradient="backsolve", **TIGHT).y[-1].sum()
+
+    (plain,) = torch.autograd.grad(end(y0), y0)
+    (again,) = torch.autograd.grad(checkpoint(end, y0, use_reentrant=False), y0)
+    assert torch.equal(plain, again)
+
+
+def test_autocast_is_the_same_forward_and_backward():
+    net = torch.nn.Linear(3, 3)
+    seen = []
+
+    def f(t, y):
+        value = net(y)
+        seen.append(value.dtype)
+        return value
+
+    with torch.autocast("cpu", torch.bfloat16):
+        y = solve(f, Y0.float(), [0.0, 1.0], rtol=1e-2, atol=1e-2, gradient="backsolve").y
+    assert y.dtype == torch.float32
+    y.sum().backward()
+    assert set(seen) == {torch.bfloat16}
+    assert net.weight.grad.dtype == torch.float32
+
+
+def test_a_state_made_in_inference_mode():
+    with torch.inference_mode():
+        y0 = Y0.clone()
+    net = Net()
+    solve(net, y0, [0.0, 1.0], gradient="backsolve").y.sum().backward()
+    assert net.inner.weight.grad.any()
 
 
 def test_a_second_derivative_is_refused():

@@ -293,6 +293,40 @@ def test_no_graph_is_made_when_none_is_asked_for():
         assert solve(net, y0, [0.0, 1.0], gradient=gradient).y.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, F64])
+@pytest.mark.parametrize("control", [None, FixedStep(0.3)])
+def test_asking_for_time_gradients_does_not_change_the_solution(dtype, control):
+    t = torch.tensor([100.0, 100.5, 101.25, 102.0], dtype=dtype)
+    y0 = torch.ones(2, dtype=F64)
+    f = lambda t, y: torch.cos(3 * t) * y  # noqa: E731
+    plain = solve(f, y0, t, control=control, **TIGHT).y
+    live = solve(f, y0, t.requires_grad_(), control=control, **TIGHT).y
+    assert live.requires_grad
+    assert torch.allclose(plain, live, rtol=1e-13)
+
+
+@pytest.mark.parametrize("control", [None, FixedStep(0.1)])
+def test_forward_mode_through_the_times(control):
+    t = torch.tensor([0.0, 0.4, 1.0], dtype=F64)
+    y0 = torch.tensor([1.0], dtype=F64)
+
+    def end(t):
+        return solve(lambda t, y: torch.cos(t) * y, y0, t, control=control, **TIGHT).y[-1]
+
+    direction = torch.tensor([0.5, 1.0, -2.0], dtype=F64)
+    value, pushed = torch.func.jvp(end, (t,), (direction,))
+    expected = (-0.5 * math.cos(0) - 2.0 * math.cos(1)) * value
+    assert torch.allclose(pushed, expected, rtol=1e-3 if control else 1e-8)
+
+
+@pytest.mark.parametrize("gradient", STRATEGIES)
+def test_times_may_be_a_list_with_tensors(gradient):
+    end = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    y = solve(lambda t, y: -y, torch.ones(1, dtype=F64), [0.0, end], gradient=gradient, **TIGHT).y
+    (grad,) = torch.autograd.grad(y[-1].sum(), end)
+    assert float(grad) == pytest.approx(-math.exp(-1), rel=1e-7)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("gradient", STRATEGIES)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,3 +169,65 @@ def test_errors_are_one_family_and_carry_the_facts():
     error = StepSizeUnderflow("message", t=1.0, h=-0.5, steps=3)
     assert (error.t, error.h, error.steps) == (1.0, -0.5, 3)
     assert "t = 1, h = -0.5, after 3 steps" in str(error)
+
+
+def test_the_step_size_is_signed():
+    """Blowing up on the way back from t = 1 to t = -1."""
+    with pytest.raises(SolverError) as caught:
+        solve(lambda t, y: -(y**2), Y0, [1.0, -1.0])
+    assert caught.value.h < 0
+
+
+def test_a_tiny_first_step_is_no_reason_to_give_up():
+    sol = solve(decay, Y0, [1e9, 1e9 + 1], first_step=1e-12)
+    assert torch.allclose(sol.y[-1], Y0 * math.exp(-1), rtol=1e-5)
+
+
+def test_fixed_steps_without_number():
+    with pytest.raises(ValueError, match="too many steps of size"):
+        solve(decay, Y0, [0.0, 1.0], control=FixedStep(1e-320))
+    with pytest.raises(TooManySteps, match="or take larger steps"):
+        solve(decay, Y0, [0.0, 1.0], control=FixedStep(1e-3), max_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("y0", "tolerances"),
+    [
+        (torch.tensor([1.0, 0.0], dtype=F64), {"atol": 0.0}),
+        (torch.tensor([1e31]), {"rtol": 0.0, "atol": 1e-9}),
+    ],
+)
+def test_tolerances_that_allow_no_error_are_to_blame_and_not_the_state(y0, tolerances):
+    with pytest.raises(ValueError, match="make atol larger"):
+        solve(decay, y0, [0.0, 1.0], **tolerances)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_half_precision_with_default_tolerances(start):
+    """y / (rtol * y) = 1e6 is more than float16 can hold; it is formed in float32."""
+    y0 = torch.full((2,), start, dtype=torch.float16)
+    end = solve(decay, y0, [0.0, 1.0]).y[-1]
+    assert torch.allclose(end.double(), y0.double() * math.exp(-1), atol=2e-2)
+
+
+def test_f_must_not_write_to_the_state():
+    with pytest.raises(ValueError, match="changed the state y in place"):
+        solve(lambda t, y: y.mul_(-1), Y0.clone(), [0.0, 1.0])
+
+
+def test_f_must_not_reuse_its_output():
+    buffer = torch.empty_like(Y0)
+    with pytest.raises(ValueError, match="return a fresh tensor"):
+        solve(lambda t, y: torch.mul(y, -1, out=buffer), Y0, [0.0, 1.0])
+    constant = torch.ones_like(Y0)
+    assert torch.allclose(solve(lambda t, y: constant, Y0, [0.0, 1.0]).y[-1], Y0 + 1)
+
+
+def test_f_must_stay_on_the_device_of_the_state():
+    with pytest.raises(ValueError, match="on meta for a state on cpu"):
+        solve(lambda t, y: torch.empty(2, dtype=F64, device="meta"), Y0, [0.0, 1.0])
+
+
+def test_numbers_of_numpy_are_numbers():
+    sol = solve(decay, Y0, [0.0, 1.0], rtol=np.float32(1e-6), max_steps=np.int64(100))
+    assert torch.allclose(sol.y[-1], Y0 * math.exp(-1), rtol=1e-5)

@@ -250,7 +250,7 @@ def test_everything_follows_the_device_of_the_state(control):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_fixed_step_solve_does_not_wait_for_the_device():
+def test_a_march_of_fixed_steps_does_not_wait_for_the_device():
     y0 = Y0.cuda()
     from companion.ode.march import begin
     from companion.ode.problem import Method, pose
