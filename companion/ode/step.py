@@ -78,15 +78,15 @@ def weighted_sum(rates: Leaves, weights: Sequence[tuple[int, float]], h: Time) -
 def _add_weighted(
     start: Tensor, rates: Leaves, weights: Sequence[tuple[int, Time]], h: Time
 ) -> Tensor:
-    # A chain of fused multiply-adds.  It is as fast as stacking the stages for a matrix product,
-    # whose result would lose digits wherever TF32 is allowed.
-    if isinstance(h, Tensor) or any(isinstance(w, Tensor) for _, w in weights):
-        for j, w in weights:
-            start = start + (w * h).to(start.device) * rates[j]
-        return start
     if not weights:
         return start
     (j, w), *rest = weights
+    if isinstance(h, Tensor) or isinstance(w, Tensor):
+        for j, w in weights:
+            start = start + (w * h).to(start.device) * rates[j]
+        return start
+    # A chain of fused multiply-adds.  It is as fast as stacking the stages for a matrix product,
+    # whose result would lose digits wherever TF32 is allowed.
     total = torch.add(start, rates[j], alpha=w * h)
     for j, w in rest:
         total.add_(rates[j], alpha=w * h)
