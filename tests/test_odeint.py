@@ -158,7 +158,10 @@ def test_adjoint_options_reach_the_backward_solve():
 
 
 def test_the_default_method_by_its_name_is_the_default():
-    grads_of(odeint_adjoint, adjoint_method="dopri5", options={"first_step": 0.1})
+    options = {"first_step": 0.1}
+    named = grads_of(odeint_adjoint, adjoint_method="dopri5", options=options)
+    plain = grads_of(odeint_adjoint, options=options)
+    assert all(torch.equal(a, b) for a, b in zip(named, plain, strict=True))
 
 
 def test_numbers_may_be_tensors_with_one_element():

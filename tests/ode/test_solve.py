@@ -1,6 +1,7 @@
 """The solve loop: accuracy, outputs, statistics, structures."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import FixedStep, solve
-from companion.ode import PID, tableaus
+from companion.ode import PID, Stats, tableaus
+from companion.ode.march import begin
+from companion.ode.problem import Method, pose
 from tests.ode.problems import F64, forced, forced_reference
 
 Y0 = torch.tensor([1.0, -0.5], dtype=F64)
@@ -225,8 +228,6 @@ def test_y0_is_not_written_to():
 
 
 def test_a_tableau_of_ones_own():
-    from fractions import Fraction
-
     ralston = tableaus.Tableau(
         "ralston", order=2, a=((Fraction(2, 3),),), b=(Fraction(1, 4), Fraction(3, 4))
     )
@@ -252,10 +253,6 @@ def test_everything_follows_the_device_of_the_state(control):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_march_of_fixed_steps_does_not_wait_for_the_device():
     y0 = Y0.cuda()
-    from companion.ode.march import begin
-    from companion.ode.problem import Method, pose
-    from companion.ode.solution import Stats
-
     problem = pose(forced, y0, [0.0, 1.0], (), Method("rk4", control=FixedStep(0.1)))
     march = begin(problem.field(Stats()), problem.method, 0.0, [y0], Stats())
     mode = torch.cuda.get_sync_debug_mode()
@@ -264,3 +261,4 @@ def test_a_march_of_fixed_steps_does_not_wait_for_the_device():
         march.to(1.0, end=1.0)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+    assert march.stats.accepted == 10
