@@ -22,7 +22,8 @@ What "proved" means here
     assumptions; undefined functions as smooth functions; noncommutative symbols as square
     matrices of any size; matrix symbols and indexed sums of any dimension at least 1; a free
     ``Idx`` anywhere in its range.  An identity written for explicit dimensions is proved for those
-    dimensions only.  Integrals are over intervals on which the integrand is smooth.
+    dimensions only.  Integrals are over intervals on which the integrand is smooth;
+    functions with kinks and jumps are refused inside derivatives, integrals and limits.
     A simplification that does not arrive at 0 proves nothing and disproves nothing
     (:class:`Undecided`).
 
@@ -38,7 +39,8 @@ What has to be trusted
     SymPy's automatic evaluation, ``expand``, ``diff``, ``integrate``, ``limit``, ``together`` and
     ``simplify`` (never with ``force``), and the few hundred lines of rewriting in this package.
     Exact evaluation at points, which is independent of the simplifier, guards against a mistake
-    in them.  ``check`` is float64 arithmetic and proves nothing by itself.
+    in them, but for ``integrate`` and ``limit``: what they say enters the points, too.  ``check``
+    is float64 arithmetic and proves nothing by itself.
 """
 
 from companion.proof.errors import (

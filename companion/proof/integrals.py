@@ -10,7 +10,7 @@ from sympy.core.function import AppliedUndef
 
 from companion.proof.partials import origin, with_orders
 from companion.proof.smooth import is_smooth
-from companion.proof.sums import is_known, normal_sum, renamed_apart
+from companion.proof.sums import is_infinite, is_known, normal_sum, renamed_apart
 
 #: Common lower limit of smooth integrals; it cancels from whatever does not depend on it.
 BASE = sp.Dummy("base")
@@ -35,7 +35,14 @@ def normal_integral(
     pieces = []
     for term in sp.Add.make_args(sp.expand(body)):
         left, middle, right = _split(term, variable)
-        total = next((f for f in sp.Mul.make_args(middle) if isinstance(f, sp.Sum)), None)
+        total = next(
+            (
+                f
+                for f in sp.Mul.make_args(middle)
+                if isinstance(f, sp.Sum) and not is_infinite(f.limits)
+            ),
+            None,
+        )
         if total is not None and not any(lim.has(variable) for lim in total.limits):
             rest = middle.xreplace({total: sp.S.One})
             summand, limits = renamed_apart(total)

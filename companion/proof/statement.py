@@ -15,6 +15,25 @@ from companion.proof.words import check_shapes
 
 Side = sp.Expr | sp.ImmutableDenseMatrix | sp.MatrixExpr
 
+#: Functions with kinks, jumps or branch cuts, and functions of parts of a complex number.
+_KINKED = (
+    sp.Abs,
+    sp.DiracDelta,
+    sp.Heaviside,
+    sp.Max,
+    sp.Min,
+    sp.Mod,
+    sp.Piecewise,
+    sp.arg,
+    sp.atan2,
+    sp.ceiling,
+    sp.conjugate,
+    sp.floor,
+    sp.im,
+    sp.re,
+    sp.sign,
+)
+
 
 def side(name: str, given: object) -> Side:
     """Accept one side of a statement.
@@ -59,11 +78,35 @@ def side(name: str, given: object) -> Side:
             "give both limits"
         )
     check_shapes(expr)
+    _require_smooth(name, expr)
     if expr.has(sp.MatrixExpr) and _has_noncommutative_scalars(expr):
         raise BadStatement(
             f"{name} mixes noncommutative symbols with matrix expressions; use one of the two"
         )
     return _with_own_indices(expr)
+
+
+def _require_smooth(name: str, expr: Side) -> None:
+    """Refuse calculus on functions with kinks and jumps.
+
+    SymPy differentiates and integrates them branch by branch, which is wrong at the seams, and
+    the points at which sides are compared are evaluated by the same rules.
+    """
+    for node in sp.preorder_traversal(expr):
+        if not isinstance(node, (sp.Derivative, sp.Integral, sp.Limit)):
+            continue
+        variables = _variables(node)
+        for kinked in node.args[0].atoms(*_KINKED):
+            if kinked.free_symbols & variables:
+                raise BadStatement(
+                    f"{name} has {kinked} inside a {type(node).__name__}; derivatives, integrals "
+                    "and limits are for smooth functions here, so treat each smooth piece by "
+                    "itself"
+                )
+
+
+def _variables(node: sp.Basic) -> set[sp.Symbol]:
+    return {node.args[1]} if isinstance(node, sp.Limit) else set(node.variables)
 
 
 def _has_noncommutative_scalars(expr: Side) -> bool:

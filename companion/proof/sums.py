@@ -153,8 +153,24 @@ def _contract(term: sp.Expr, limits: tuple[Limit, ...]) -> tuple | None:
             other = sp.expand(index - difference.coeff(index) * difference)
             if not other.has(index) and _in_range(other, lower, upper, rest):
                 remaining = sp.Mul(*factors[:position], *factors[position + 1 :])
+                if _bound_in(remaining) & {index, *other.free_symbols}:
+                    continue
                 return remaining.xreplace({index: other}), rest
     return None
+
+
+def _bound_in(expr: sp.Expr) -> set[sp.Basic]:
+    """Variables that limits, substitutions, sums and integrals inside bind.
+
+    Renaming one of them, or renaming to one of them, would change what the expression says.
+    """
+    bound: set[sp.Basic] = set()
+    for node in sp.preorder_traversal(expr):
+        if isinstance(node, sp.Limit):
+            bound.add(node.args[1])
+        elif isinstance(node, sp.Subs) or hasattr(node, "limits"):
+            bound.update(node.variables)
+    return bound
 
 
 def _in_range(expr: sp.Expr, lower: sp.Expr, upper: sp.Expr, limits: tuple[Limit, ...]) -> bool:
@@ -191,6 +207,8 @@ def _contract_free(term: sp.Expr) -> sp.Expr:
         factors[position] = sp.KroneckerDelta(i, j)
         if all(isinstance(k, (sp.Symbol, sp.Idx)) for k in (i, j)):
             keep, drop = sorted((i, j), key=sp.default_sort_key)
+            if _bound_in(term) & {keep, drop}:
+                continue
             factors = [
                 f if k == position else f.xreplace({drop: keep}) for k, f in enumerate(factors)
             ]

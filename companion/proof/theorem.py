@@ -52,11 +52,28 @@ class Theorem:
             raise BadStatement(f"statement is {statement!r}; give the statement in LaTeX")
         if not isinstance(hypotheses, str):
             raise BadStatement(f"hypotheses is {hypotheses!r}; give text")
-        self.name = name
-        self.statement = statement
-        self.hypotheses = hypotheses
+        self._name = name
+        self._statement = statement
+        self._hypotheses = hypotheses
         self._evidence: list[Evidence] = []
         self._closed = False
+
+    # What is under proof does not change while it is proved.
+
+    @property
+    def name(self) -> str:
+        """Label of the theorem in the page."""
+        return self._name
+
+    @property
+    def statement(self) -> str:
+        """The statement in LaTeX."""
+        return self._statement
+
+    @property
+    def hypotheses(self) -> str:
+        """What is assumed."""
+        return self._hypotheses
 
     @property
     def record(self) -> Record:
