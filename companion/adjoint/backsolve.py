@@ -23,7 +23,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_leaves
 
 from companion.adjoint.captured import captured, parameters_of
 from companion.adjoint.trees import detached, tensors_in
@@ -102,6 +104,12 @@ class Backsolve:
             self.method_after(problem.method, None)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Backsolve: {error}") from error
+        inputs = tree_leaves((problem.y0, problem.t, problem.args))
+        if any(isinstance(x, Tensor) and unpack_dual(x).tangent is not None for x in inputs):
+            raise ValueError(
+                "Backsolve runs backwards only: forward-mode derivatives (torch.func.jvp) need "
+                "gradient='direct'"
+            )
         params: list[Tensor] = []
         if torch.is_grad_enabled():
             if self.params is not None:

@@ -350,6 +350,18 @@ def test_a_state_made_in_inference_mode():
     assert net.inner.weight.grad.any()
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_forward_mode_is_refused(which):
+    inputs = [Y0.clone(), torch.tensor([0.0, 1.0], dtype=F64), torch.tensor(0.5, dtype=F64)]
+
+    def end(x):
+        y0, t, p = (x if i == which else other for i, other in enumerate(inputs))
+        return solve(lambda t, y, p: -p * y, y0, t, args=(p,), gradient="backsolve").y[-1]
+
+    with pytest.raises(ValueError, match="gradient='direct'"):
+        torch.func.jvp(end, (inputs[which],), (torch.ones_like(inputs[which]),))
+
+
 def test_a_second_derivative_is_refused():
     y0 = Y0.clone().requires_grad_()
     sol = solve(Net(), y0, [0.0, 1.0], gradient="backsolve")
