@@ -133,3 +133,4 @@ def test_the_same_identities_hold_under_the_assumptions_that_make_them_true():
     theorem.prove("absolute value", sp.Abs(theta) ** 2, theta**2)
     real = sp.Symbol("x", real=True)
     theorem.prove("conjugate", sp.conjugate(real), real)
+    assert len(theorem.record.proofs) == 4

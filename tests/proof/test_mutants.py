@@ -151,6 +151,7 @@ def test_other_ways_to_write_the_claim_are_no_mutants():
         sp.Sum(w[i, j] * w[j, i], (i, 1, n), (j, 1, n)),
         sp.Sum(w[j, i] * w[i, j], (i, 1, n), (j, 1, n)),
     )
+    assert all(proof.mutants > 0 for proof in theorem.record.proofs)
 
 
 def test_nothing_to_mutate_is_a_vacuous_proof():

@@ -183,6 +183,7 @@ def test_exact_python_numbers_are_fine():
     theorem = Theorem("numbers", "a = b")
     theorem.prove("integer", sp.sqrt(4), 2)
     theorem.prove("fraction", sp.Rational(1, 2), Fraction(1, 2))
+    assert [proof.label for proof in theorem.record.proofs] == ["integer", "fraction"]
 
 
 @pytest.mark.parametrize("label", ["", "  ", "two\nlines", None, 3])
