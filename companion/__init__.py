@@ -19,6 +19,7 @@ _HOME = {
     "solve": "companion.solve",
     "Solution": "companion.ode",
     "Stats": "companion.ode",
+    "Event": "companion.ode",
     "FixedStep": "companion.ode",
     "PID": "companion.ode",
     "SolverError": "companion.ode",

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from companion.adjoint import Backsolve, Direct, Gradient
 from companion.ode.control import PID, FixedStep, require_number
 from companion.ode.field import Leaves
-from companion.ode.problem import Method, pose
+from companion.ode.method import Method
+from companion.ode.problem import pose
 from companion.ode.solution import Stats
 
 State = Tensor | tuple[Tensor, ...]
@@ -136,7 +137,7 @@ def odeint_adjoint(
         "adjoint_options",
     )
     strategy = Backsolve(
-        method=backward.tableau,
+        method=backward.scheme,
         rtol=backward.rtol,
         atol=backward.atol,
         control=backward.control,
@@ -151,7 +152,7 @@ def _solve(
     func: Callable[[Tensor, Any], Any], y0: State, t: Tensor, plan: Method, gradient: Gradient
 ) -> State:
     problem = pose(func, y0, t, (), plan)
-    return tree_unflatten(gradient(problem, Stats()), problem.spec)
+    return tree_unflatten(gradient(problem, Stats()).leaves, problem.spec)
 
 
 def _method(

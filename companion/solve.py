@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
 from companion.adjoint import STRATEGIES, Gradient
-from companion.ode.problem import Control, Method, pose
+from companion.ode.event import Event, EventRecord
+from companion.ode.event_time import event_time
+from companion.ode.field import Leaves
+from companion.ode.integrate import Path, conditions_of
+from companion.ode.method import Control, Method, Scheme, suggestion
+from companion.ode.observe import ProgressBar
+from companion.ode.problem import Problem, pose
 from companion.ode.solution import Solution, Stats
-from companion.ode.tableau import Tableau
 
 
 def solve(
@@ -20,18 +26,23 @@ def solve(
     t: Tensor | Sequence[float],
     *,
     args: tuple = (),
-    method: Tableau | str = "dopri5",
-    rtol: float = 1e-6,
-    atol: float = 1e-8,
-    control: Control | None = None,
+    method: Scheme | str = "dopri5",
+    rtol: Any = 1e-6,
+    atol: Any = 1e-8,
+    control: Control | str | None = None,
     gradient: Gradient | str = "direct",
+    event: Event | Callable[..., Tensor] | Sequence[Event | Callable[..., Tensor]] | None = None,
+    dense: bool = False,
+    step_t: Sequence[float] | Tensor = (),
+    jump_t: Sequence[float] | Tensor = (),
     first_step: float | None = None,
     max_steps: int = 10_000,
+    progress: bool = False,
 ) -> Solution:
     r"""Solve :math:`dy/dt = f(t, y, *args)`, :math:`y(t_0) = y_0`.
 
     Everything follows the device of y0.  Gradients flow to y0, to the tensors in args, to the
-    parameters of f and to every time in t.
+    parameters of f, to every time in t, and to what the conditions of events use.
 
     Args:
         f: called as ``f(t, y, *args)`` with t a 0-dim tensor of y's real dtype; returns dy/dt
@@ -39,26 +50,34 @@ def solve(
         y0: a floating or complex tensor of any shape, or a pytree (tuples, lists, dictionaries)
             of such tensors on one device.
         t: the times at which y is wanted, shape (T,), strictly increasing or decreasing; the
-            first is the initial time.
+            first is the initial time.  With an event the last may be infinite.
         args: what f takes after t and y: any pytree.
-        method: "euler", "midpoint", "heun", "rk4", "rk4_38", "bosh3", "dopri5", "tsit5", or a
-            `companion.ode.Tableau`.
+        method: a name, from "euler" to "radauIIA5" (`companion.ode.method.SCHEMES` has them
+            all), or a `companion.ode.Tableau`.
         rtol, atol: tolerances of a step: the root mean square of
-            :math:`e_i / (atol + rtol \max(|y_i|, |y_{1,i}|))` is kept at most 1.
-        control: `companion.ode.PID` (the default) or `companion.ode.FixedStep`, which the
-            methods without an error estimate need.
+            :math:`e_i / (atol + rtol \max(|y_i|, |y_{1,i}|))` is kept at most 1.  Numbers, tensors
+            that broadcast to the state, or such in the structure of y0.
+        control: `companion.ode.PID` (the default), the name of a preset such as "PI3040", or
+            `companion.ode.FixedStep` or `companion.ode.FixedGrid`, one of which the methods
+            without an error estimate need.
         gradient: "direct" or "backsolve", or a strategy from `companion.adjoint`.
+        event: a function ``condition(t, y, *args)``, a `companion.ode.Event` or several of them:
+            the solve ends at the first zero.
+        dense: keep every step, so that ``solution(t)`` gives the state at any time.
+        step_t: times at which a step must end.
+        jump_t: times at which f jumps: steps end there, and each sees f on its own side only.
         first_step: size of the first step; None chooses it.
         max_steps: steps tried before the solve is given up.
+        progress: show a progress bar.
 
     Returns:
-        `companion.ode.Solution` with ``t``, ``y`` and ``stats``.
+        `companion.ode.Solution` with ``t``, ``y``, ``stats``, ``status`` and ``event``.
 
     Raises:
         TypeError, ValueError: for a wrong argument, or when f returns something that does not
             match the state.
         SolverError: when the last time cannot be reached: `StepSizeUnderflow`, `TooManySteps`,
-            `NonFiniteState`.
+            `NonFiniteState`, `NotConverged`; or `GrazingEvent`.
 
     Example:
         >>> import torch
@@ -67,20 +86,64 @@ def solve(
         >>> bool(abs(sol.y[-1] - 0.36788) < 1e-4)
         True
     """
-    plan = Method(method, rtol, atol, control, first_step=first_step, max_steps=max_steps)
-    problem = pose(f, y0, t, args, plan)
+    plan = Method(
+        method,
+        rtol,
+        atol,
+        control,
+        first_step=first_step,
+        max_steps=max_steps,
+        step_t=step_t,
+        jump_t=jump_t,
+    )
+    strategy = find_strategy(gradient)
+    problem = pose(f, y0, t, args, plan, event=event, dense=dense)
+    if progress:
+        problem = problem.watched_by(ProgressBar(problem.times[0], problem.times[-1]))
+    return solution_of(problem, strategy)
+
+
+def solution_of(problem: Problem, strategy: Gradient) -> Solution:
+    """Solve a problem that is posed already."""
     stats = Stats()
-    leaves = find_strategy(gradient)(problem, stats)
-    return Solution(problem.t, tree_unflatten(leaves, problem.spec), stats)
+    path = strategy(problem, stats)
+    t, leaves, record = problem.t, path.leaves, None
+    if path.crossing is not None:
+        t, leaves, record = _with_event(problem, path, stats)
+
+    def dense(times: Tensor) -> Any:
+        return tree_unflatten(path.dense(times), problem.spec)
+
+    return Solution(
+        t,
+        tree_unflatten(leaves, problem.spec),
+        stats,
+        "finished" if record is None else "event",
+        record,
+        None if path.dense is None else dense,
+    )
+
+
+def _with_event(problem: Problem, path: Path, stats: Stats) -> tuple[Tensor, Leaves, EventRecord]:
+    """Times, states and the event, the last of each with the derivatives of the event's time."""
+    conditions = conditions_of(problem)
+    last = [leaf[-1] for leaf in path.leaves]
+    steps = stats.accepted + stats.rejected
+    time, state = event_time(path.crossing, conditions, problem.field(stats), last, steps)
+    time = time.to(problem.t)
+    t = torch.cat([problem.t[: len(path.times) - 1], time[None]])
+    leaves = [
+        torch.cat([leaf[:-1], end[None]]) for leaf, end in zip(path.leaves, state, strict=True)
+    ]
+    y = tree_unflatten(state, problem.spec)
+    return t, leaves, EventRecord(time, y, path.crossing.index, path.crossing.component)
 
 
 def find_strategy(gradient: Gradient | str) -> Gradient:
     """The strategy itself, or the one with this name."""
     if isinstance(gradient, str):
         if gradient not in STRATEGIES:
-            raise ValueError(
-                f"unknown gradient {gradient!r}: choose one of {', '.join(STRATEGIES)}"
-            )
+            raise ValueError(f"unknown gradient {gradient!r}: {suggestion(gradient, STRATEGIES)}")
         return STRATEGIES[gradient]()
     if isinstance(gradient, type) or not callable(gradient):
         raise TypeError(

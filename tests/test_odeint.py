@@ -175,8 +175,7 @@ def test_numbers_may_be_tensors_with_one_element():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rtol": torch.ones(2)}, "rtol must be a number, got Tensor"),
-        ({"rtol": (1e-3, 1e-3)}, "rtol must be a number, got tuple"),
+        ({"rtol": ("a",)}, "rtol must be a number, got str"),
         ({"method": "rk4", "options": {"step_size": "a"}}, "step_size"),
         ({"options": 5}, "options must be a dictionary, got int"),
         ({"method": ["x"]}, "method must be a string, got list"),

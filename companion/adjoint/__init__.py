@@ -1,6 +1,6 @@
 """Every way to the gradient of a solve.
 
-A strategy is called with a problem and the statistics to fill, and returns the solution as
+A strategy is called with a problem and the statistics to fill, and returns the solution with
 tensors that carry the gradient.  It is the only place where backward passes differ.
 """
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from companion.adjoint.backsolve import Backsolve, LostStateWarning
 from companion.adjoint.direct import Direct
-from companion.ode.field import Leaves
+from companion.ode.integrate import Path
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
@@ -20,7 +20,7 @@ __all__ = ["STRATEGIES", "Backsolve", "Direct", "Gradient", "LostStateWarning"]
 class Gradient(Protocol):
     """A gradient strategy: solves, and makes the solution differentiable."""
 
-    def __call__(self, problem: Problem, stats: Stats) -> Leaves: ...
+    def __call__(self, problem: Problem, stats: Stats) -> Path: ...
 
 
 #: Strategies by the name that ``solve(gradient=...)`` takes.

@@ -29,13 +29,15 @@ from torch.utils._pytree import tree_leaves
 
 from companion.adjoint.captured import captured, parameters_of
 from companion.adjoint.trees import detached, tensors_in
+from companion.ode.begin import begin
 from companion.ode.field import Field, Leaves, Time
-from companion.ode.integrate import integrate
-from companion.ode.march import begin
-from companion.ode.norm import rms_norm
-from companion.ode.problem import Control, Method, Problem
+from companion.ode.integrate import Path, integrate
+from companion.ode.method import Control, Method, Scheme
+from companion.ode.norm import Tolerance, of_leaf, rms_norm
+from companion.ode.observe import Observer
+from companion.ode.problem import Problem
 from companion.ode.solution import Stats
-from companion.ode.tableau import Tableau
+from companion.ode.tolerance import of_leaves
 
 #: A reconstructed state that is off by more than this part of the solution's size, and by more
 #: than this many tolerances, makes a gradient unreliable.
@@ -71,18 +73,20 @@ class Backsolve:
             they may be results of other computations.  None finds them: what f holds (as a
             module, in closures, attributes, defaults, globals) and what one traced evaluation
             at the initial state uses.
+        observers: told about every step of the backward solve.
 
     Raises:
         TypeError: if ``params`` is not an iterable of tensors.
     """
 
-    method: Tableau | str | None = None
-    rtol: float | None = None
-    atol: float | None = None
+    method: Scheme | str | None = None
+    rtol: Any = None
+    atol: Any = None
     control: Control | None = None
     first_step: float | None = None
     max_steps: int | None = None
     params: Iterable[Tensor] | None = None
+    observers: tuple[Observer, ...] = ()
 
     def __post_init__(self) -> None:
         if self.params is None:
@@ -99,9 +103,9 @@ class Backsolve:
                 raise TypeError(f"Backsolve: params holds a {type(p).__name__}, expected tensors")
         object.__setattr__(self, "params", params)
 
-    def __call__(self, problem: Problem, stats: Stats) -> Leaves:
+    def __call__(self, problem: Problem, stats: Stats) -> Path:
         try:
-            self.method_after(problem.method, None)
+            self.method_after(problem, None)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Backsolve: {error}") from error
         inputs = tree_leaves((problem.y0, problem.t, problem.args))
@@ -120,27 +124,54 @@ class Backsolve:
         arguments = tensors_in(problem.args)
         # The solves work with arguments of their own, which the graph outside does not reach.
         inner = replace(problem, args=detached(problem.args))
-        return list(
-            _Backsolve.apply(inner, self, stats, problem.t, *problem.y0, *arguments, *params)
-        )
+        tensors = [problem.t, *problem.y0, *arguments, *params]
+        if problem.dense and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            raise ValueError(
+                "Backsolve has no gradient for the dense output: use gradient='direct', leave "
+                "dense out and put the times wanted into t, or solve under torch.no_grad()"
+            )
+        paths: list[Path] = []
+        leaves = _Backsolve.apply(inner, self, stats, paths, *tensors)
+        return replace(paths[0], leaves=list(leaves))
 
-    def method_after(self, forward: Method, last_size: float | None) -> Method:
+    def method_after(self, problem: Problem, last_size: float | None) -> Method:
         """How to step backwards after a forward solve that ended with steps of this size."""
+        forward = problem.method
         choices = {
-            "tableau": self.method,
-            "rtol": self.rtol,
-            "atol": self.atol,
+            "scheme": self.method,
             "control": self.control,
             "max_steps": self.max_steps,
+            "rtol": self.rtol,
+            "atol": self.atol,
         }
         given = {name: value for name, value in choices.items() if value is not None}
-        first_step = last_size if self.first_step is None else self.first_step
 
         def norm(leaves: Leaves) -> Tensor:
             half = len(leaves) // 2
             return torch.maximum(forward.norm(leaves[:half]), forward.norm(leaves[half:]))
 
-        return replace(forward, **given, norm=norm, first_step=first_step)
+        method = replace(
+            forward,
+            **given,
+            norm=norm,
+            first_step=last_size if self.first_step is None else self.first_step,
+            observers=self.observers,
+        )
+        tolerances = {
+            # The same for a as for y; the forward solve's are those of its leaves already.
+            name: _twice(
+                getattr(forward, name)
+                if getattr(self, name) is None
+                else of_leaves(name, getattr(self, name), problem.y0, problem.spec)
+            )
+            for name in ("rtol", "atol")
+        }
+        return replace(method, **tolerances)
+
+
+def _twice(tolerance: Tolerance) -> Tolerance:
+    """A tolerance of the leaves of y as one of those of (y, a)."""
+    return tolerance if isinstance(tolerance, float) else (*tolerance, *tolerance)
 
 
 class _AdjointField:
@@ -181,11 +212,20 @@ class _Backsolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, problem: Problem, strategy: Backsolve, stats: Stats, t: Tensor, *inputs: Tensor
+        ctx: Any,
+        problem: Problem,
+        strategy: Backsolve,
+        stats: Stats,
+        paths: list[Path],
+        t: Tensor,
+        *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        leaves, march = integrate(problem, list(problem.y0), problem.times, stats)
+        path = integrate(problem, list(problem.y0), problem.times, stats)
+        paths.append(path)
+        # The states are outputs of this function: to keep them here, too, would be a cycle.
+        ctx.times, ctx.asked = path.times, len(path.times) - (path.crossing is not None)
         ctx.problem, ctx.stats = problem, stats
-        ctx.method = strategy.method_after(problem.method, march.size)
+        ctx.method = strategy.method_after(problem, path.size)
         # The backward solve must evaluate the f that the forward solve evaluated.
         device = problem.y0[0].device.type
         ctx.autocast = torch.autocast(
@@ -193,8 +233,8 @@ class _Backsolve(torch.autograd.Function):
             dtype=torch.get_autocast_dtype(device),
             enabled=torch.is_autocast_enabled(device),
         )
-        ctx.save_for_backward(*leaves, *inputs[len(problem.y0) :])
-        return tuple(leaves)
+        ctx.save_for_backward(*path.leaves, *inputs[len(problem.y0) :])
+        return tuple(path.leaves)
 
     @staticmethod
     @once_differentiable
@@ -208,25 +248,33 @@ class _Backsolve(torch.autograd.Function):
         if not all(map(math.isfinite, largest)):
             # What comes after a loss without a gradient has none either.
             lost = [torch.full_like(x, math.nan) for x in (problem.t, *problem.y0, *wanted)]
-            return None, None, None, *lost
+            return None, None, None, None, *lost
         scale = _scale(max(largest, default=0.0), ctx.method)
 
         ctx.stats.backward = Stats()
         with ctx.autocast:
             results = _solve_backwards(
                 problem,
+                ctx.times,
                 ctx.method,
                 ctx.stats.backward,
                 outputs,
                 [grad / scale for grad in grads],
                 wanted,
-                wants_times=ctx.needs_input_grad[3],
+                wants_times=ctx.needs_input_grad[4],
             )
-        return None, None, None, *(x if x is None else x * scale for x in results)
+        t_grad, *others = (x if x is None else x * scale for x in results)
+        if t_grad is not None:
+            # An event's time is not one of those asked for, and these may not all be reached.
+            t_grad = torch.cat(
+                [t_grad[: ctx.asked], t_grad.new_zeros(len(problem.t) - ctx.asked)]
+            )
+        return None, None, None, None, t_grad, *others
 
 
 def _solve_backwards(
     problem: Problem,
+    times: Sequence[float],
     method: Method,
     stats: Stats,
     outputs: Leaves,
@@ -238,10 +286,11 @@ def _solve_backwards(
     """The gradients with respect to the times, the leaves of y0 and the wanted tensors.
 
     Args:
-        outputs: leaves of y at the output times.
+        times: those of the outputs.
+        outputs: leaves of y at these times.
         grads: the gradients of the loss with respect to them.
     """
-    times, n = problem.times, len(outputs)
+    n = len(outputs)
     adjoint = [grad[-1] for grad in grads]
     field = _AdjointField(problem.field(stats), wanted)
     march = begin(field, method, times[-1], [*(leaf[-1] for leaf in outputs), *adjoint], stats)
@@ -277,7 +326,9 @@ def _scale(largest: float, method: Method) -> float:
     The adjoint is linear in the gradient of the loss, and the error allowed to it is atol even
     where it is smaller than atol.  It is scaled up to at least ``SMALLEST_GRADIENT`` times atol.
     """
-    return min(1.0, largest / (SMALLEST_GRADIENT * method.atol)) if largest and method.atol else 1.0
+    parts = method.atol if isinstance(method.atol, Sequence) else (method.atol,)
+    atol = max(float(torch.as_tensor(part).max()) for part in parts)
+    return min(1.0, largest / (SMALLEST_GRADIENT * atol)) if largest and atol else 1.0
 
 
 def _drift(found: Leaves, known: Leaves, sizes: Leaves, method: Method) -> Tensor:
@@ -285,11 +336,15 @@ def _drift(found: Leaves, known: Leaves, sizes: Leaves, method: Method) -> Tenso
 
     Tolerable is ``LARGEST_DRIFT`` of the solution's size, and ``MOST_TOLERANCES`` in any case.
     """
-    rtol, atol = MOST_TOLERANCES * method.rtol, MOST_TOLERANCES * method.atol
+    rtol, atol = method.rtol, method.atol
+    allowed = [
+        MOST_TOLERANCES * (y.abs() * of_leaf(rtol, i) + of_leaf(atol, i))
+        for i, y in enumerate(known)
+    ]
     return rms_norm(
         [
-            (x - y) / torch.maximum(y.abs() * rtol + atol, LARGEST_DRIFT * size)
-            for x, y, size in zip(found, known, sizes, strict=True)
+            (x - y) / torch.maximum(most, LARGEST_DRIFT * size)
+            for x, y, most, size in zip(found, known, allowed, sizes, strict=True)
         ]
     )
 

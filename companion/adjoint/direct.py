@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd import forward_ad
 
-from companion.ode.field import Leaves
-from companion.ode.integrate import integrate
+from companion.ode.integrate import Path, integrate
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
@@ -22,11 +21,10 @@ class Direct:
     parts of steps that the times in t cut off: for those it is exact as well.
     """
 
-    def __call__(self, problem: Problem, stats: Stats) -> Leaves:
+    def __call__(self, problem: Problem, stats: Stats) -> Path:
         nodes = problem.times
         pushed = forward_ad.unpack_dual(problem.t).tangent is not None
         if pushed or (torch.is_grad_enabled() and problem.t.requires_grad):
             # In float64 like the times themselves: a wish for gradients must not change values.
             nodes = problem.t.double().unbind()
-        leaves, _ = integrate(problem, problem.y0, nodes, stats)
-        return leaves
+        return integrate(problem, problem.y0, nodes, stats)

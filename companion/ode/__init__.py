@@ -1,16 +1,30 @@
-"""Initial value problems: methods, steps, control, and the solve loop."""
+"""Initial value problems: methods, steps, control, events, and the solve loop."""
 
 from companion.ode import tableaus
-from companion.ode.control import PID, FixedStep
-from companion.ode.errors import NonFiniteState, SolverError, StepSizeUnderflow, TooManySteps
+from companion.ode.control import PID, PRESETS, FixedGrid, FixedStep
+from companion.ode.errors import (
+    GrazingEvent,
+    NonFiniteState,
+    NotConverged,
+    SolverError,
+    StepSizeUnderflow,
+    TooManySteps,
+)
+from companion.ode.event import Event, EventRecord
 from companion.ode.solution import Solution, Stats
 from companion.ode.step import Step, runge_kutta_step
 from companion.ode.tableau import Tableau
 
 __all__ = [
     "PID",
+    "PRESETS",
+    "Event",
+    "EventRecord",
+    "FixedGrid",
     "FixedStep",
+    "GrazingEvent",
     "NonFiniteState",
+    "NotConverged",
     "Solution",
     "SolverError",
     "Stats",

@@ -30,3 +30,11 @@ class TooManySteps(SolverError):
 
 class NonFiniteState(SolverError):
     """The state, or the value of f, became infinite or NaN."""
+
+
+class NotConverged(SolverError):
+    """The equations of an implicit step could not be solved."""
+
+
+class GrazingEvent(SolverError):
+    """The condition of an event touches zero: its time has no derivative."""

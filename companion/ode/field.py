@@ -16,6 +16,14 @@ Time = float | Tensor
 Leaves = list[Tensor]
 
 
+def time_dtype(leaves: Leaves) -> torch.dtype:
+    """The real dtype in which f is given the time: that of the state."""
+    dtype = leaves[0].dtype
+    for leaf in leaves[1:]:
+        dtype = torch.promote_types(dtype, leaf.dtype)
+    return torch.empty((), dtype=dtype).abs().dtype if dtype.is_complex else dtype
+
+
 class Field:
     """``f(t, y, *args)`` on lists of tensors, checked and counted.
 

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
+from companion.ode.begin import begin
+from companion.ode.crossing import Conditions, Crossing, Watch
+from companion.ode.dense import Dense
 from companion.ode.errors import NonFiniteState
-from companion.ode.field import Leaves, Time
-from companion.ode.march import March, begin
+from companion.ode.field import Leaves, Time, time_dtype
+from companion.ode.march import March
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
 
-def integrate(
-    problem: Problem, y0: Leaves, nodes: Sequence[Time], stats: Stats
-) -> tuple[Leaves, March]:
+@dataclass(frozen=True)
+class Path:
+    """A solution as the solve loop leaves it.
+
+    Attributes:
+        times: the times of the states: those asked for, or those before an event and its time.
+        leaves: the states, leaf by leaf, with a leading axis over the times.
+        size: what the next step would have been; None with fixed steps.
+        crossing: the event that ended the solve.
+        dense: the solution in between, if it was asked for.
+    """
+
+    times: tuple[float, ...]
+    leaves: Leaves
+    size: float | None
+    crossing: Crossing | None = None
+    dense: Dense | None = None
+
+
+def integrate(problem: Problem, y0: Leaves, nodes: Sequence[Time], stats: Stats) -> Path:
     """Solve, recording a graph or not as the surrounding grad mode says.
 
     Args:
@@ -24,21 +45,48 @@ def integrate(
         nodes: the times, as floats or as 0-dim tensors where they are to have gradients.
         stats: where steps and evaluations are counted.
 
-    Returns:
-        The leaves of the states, each with a leading axis of length T, and the march that made
-        them, standing at the last time.
-
     Raises:
         SolverError: if the last time is not reached with a finite state.
     """
-    times = problem.times
-    march = begin(problem.field(stats), problem.method, times[0], y0, stats, nodes[0])
-    states = [y0]
+    march = begin(problem.field(stats), problem.method, problem.times[0], y0, stats, nodes[0])
+    try:
+        return _path(problem, march, nodes)
+    finally:
+        for observer in problem.method.observers:
+            observer.finished()
+
+
+def _path(problem: Problem, march: March, nodes: Sequence[Time]) -> Path:
+    times, end = problem.times, problem.times[-1]
+    watch = Watch(conditions_of(problem), march) if problem.events else None
+    states, pieces = [march.y], []
+    crossing: Crossing | None = None
     for time, node in zip(times[1:], nodes[1:], strict=True):
-        states.append(march.to(time, times[-1], node))
+        while crossing is None and not march.has_passed(time):
+            march.advance(time, end, node)
+            if problem.dense:
+                pieces.append(march.piece)
+            if watch is not None:
+                crossing = watch.look()
+        if crossing is not None and not _precedes(time, crossing.t, times):
+            break
+        states.append(march.state(time, node))
+    if crossing is not None:
+        times = (*times[: len(states)], crossing.t)
+        states.append(march.shortened(crossing.t))
     leaves = [torch.stack(leaf) for leaf in zip(*states, strict=True)]
     _require_finite(leaves, march)
-    return leaves, march
+    dense = Dense(pieces, times[-1]) if pieces else None
+    return Path(times, leaves, march.size, crossing, dense)
+
+
+def conditions_of(problem: Problem) -> Conditions:
+    """The conditions of the problem's events."""
+    return Conditions(problem.events, problem.spec, problem.args, time_dtype(problem.y0))
+
+
+def _precedes(time: float, event: float, times: Sequence[float]) -> bool:
+    return time < event if times[-1] > times[0] else time > event
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from companion.ode.field import Leaves
 
 #: From the leaves of a state to a 0-dim tensor.
 Norm = Callable[[Leaves], Tensor]
+#: One tolerance for everything, or one a leaf, each a number or a tensor that the leaf's shape
+#: can be broadcast with.
+Tolerance = float | Sequence[float | Tensor]
 
 
 def rms_norm(leaves: Leaves) -> Tensor:
@@ -28,17 +31,33 @@ def rms_norm(leaves: Leaves) -> Tensor:
     return largest
 
 
-def in_tolerances(errors: Leaves, rtol: float, atol: float, *states: Leaves) -> Leaves:
-    """Errors divided by ``atol + rtol * |y|``, with the larger of the given states for y.
+def in_tolerances(
+    errors: Leaves, rtol: Tolerance, atol: Tolerance, sizes: Leaves, factor: float = 1.0
+) -> Leaves:
+    """Errors divided by ``factor * (atol + rtol * size)``, with the magnitudes of the state.
 
     Half-precision states are compared in float32: the quotient can exceed what they can hold.
     """
     scaled = []
-    for i, error in enumerate(errors):
+    for i, (error, size) in enumerate(zip(errors, sizes, strict=False)):
         if error.dtype in (torch.float16, torch.bfloat16):
             error = error.float()
-        size = states[0][i].abs()
-        for state in states[1:]:
-            size = torch.maximum(size, state[i].abs())
-        scaled.append(error / (size.to(error.abs().dtype) * rtol).add_(atol))
+        r, a = of_leaf(rtol, i) * factor, of_leaf(atol, i) * factor
+        scaled.append(error / (size.to(error.abs().dtype) * r).add_(a))
     return scaled
+
+
+def of_leaf(tolerance: Tolerance, i: int) -> float | Tensor:
+    """The tolerance of leaf number i."""
+    return tolerance[i] if isinstance(tolerance, Sequence) else tolerance
+
+
+def error_ratio(
+    norm: Norm, error: Leaves, rtol: Tolerance, atol: Tolerance, sizes: Leaves
+) -> float:
+    """The norm of an error in units of the tolerances, read back: the one wait of a step."""
+    if norm is rms_norm and len(error) == 1:
+        # The division by sqrt(n) goes into the tolerances, where it costs no operation.
+        root = math.sqrt(max(error[0].numel(), 1))
+        return float(torch.linalg.vector_norm(*in_tolerances(error, rtol, atol, sizes, root)))
+    return float(norm(in_tolerances(error, rtol, atol, sizes)))

@@ -4,90 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-from companion.ode.control import PID, FixedStep, require_number
-from companion.ode.field import Field, Leaves
-from companion.ode.norm import Norm, rms_norm
+from companion.ode.event import Event, check_events
+from companion.ode.field import Field, Leaves, time_dtype
+from companion.ode.method import Method
+from companion.ode.observe import Observer
 from companion.ode.solution import Stats
-from companion.ode.tableau import Tableau
-from companion.ode.tableaus import METHODS
-
-Control = FixedStep | PID
-
-
-@dataclass(frozen=True)
-class Method:
-    """How to step: the tableau, what controls the step size, and how far to go.
-
-    Args:
-        tableau: a tableau, or the name of one.
-        rtol, atol: tolerances; a step is accepted if the norm of its error divided by
-            ``atol + rtol * max(|y|, |y1|)`` is at most 1.
-        control: None takes `PID` for methods with an error estimate.
-        norm: from the leaves of that quotient to a 0-dim tensor.
-        first_step: size of the first step; None chooses it from f.
-        max_steps: number of steps tried before `TooManySteps`.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what came and what was expected.
-    """
-
-    tableau: Tableau | str
-    rtol: float = 1e-6
-    atol: float = 1e-8
-    control: Control | None = None
-    norm: Norm = rms_norm
-    first_step: float | None = None
-    max_steps: int = 10_000
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tableau", find_tableau(self.tableau))
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            require_number(name, value)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
-        if self.rtol == self.atol == 0:
-            raise ValueError("rtol and atol are both zero: no step has an error that small")
-        if self.control is None:
-            object.__setattr__(self, "control", PID())
-        if not isinstance(self.control, FixedStep | PID):
-            raise TypeError(
-                f"control must be FixedStep or PID, got {type(self.control).__name__}"
-            )
-        if isinstance(self.control, PID) and self.tableau.error is None:
-            raise ValueError(
-                f"method {self.tableau.name!r} has no error estimate to choose steps by: give "
-                "the step size with control=FixedStep(size), or take a method with an error "
-                "estimate such as 'dopri5'"
-            )
-        if self.first_step is not None:
-            require_number("first_step", self.first_step)
-            if not (math.isfinite(self.first_step) and self.first_step > 0):
-                raise ValueError(f"first_step must be positive, got {self.first_step}")
-        if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, Integral):
-            raise TypeError(f"max_steps must be an int, got {type(self.max_steps).__name__}")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
-
-
-def find_tableau(method: Tableau | str) -> Tableau:
-    """The tableau itself, or the one with this name."""
-    if isinstance(method, Tableau):
-        return method
-    if not isinstance(method, str):
-        raise TypeError(f"method must be a name or a Tableau, got {type(method).__name__}")
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-    return METHODS[method]
 
 
 @dataclass(frozen=True)
@@ -102,6 +31,8 @@ class Problem:
         times: the same as floats.
         args: what f takes after t and y.
         method: how to step.
+        events: what may end the solve early.
+        dense: whether to keep every step, for the solution at any time.
     """
 
     f: Callable[..., Any]
@@ -111,18 +42,29 @@ class Problem:
     times: tuple[float, ...]
     args: tuple
     method: Method
+    events: tuple[Event, ...] = ()
+    dense: bool = False
+
+    def watched_by(self, *observers: Observer) -> Problem:
+        """The same problem with more observers."""
+        method = replace(self.method, observers=(*self.method.observers, *observers))
+        return replace(self, method=method)
 
     def field(self, stats: Stats, args: tuple | None = None) -> Field:
         """The vector field on leaves, counting its evaluations in ``stats``."""
-        dtype = self.y0[0].dtype
-        for leaf in self.y0[1:]:
-            dtype = torch.promote_types(dtype, leaf.dtype)
-        real = torch.empty((), dtype=dtype).abs().dtype
-        return Field(self.f, self.spec, self.args if args is None else args, real, stats)
+        arguments = self.args if args is None else args
+        return Field(self.f, self.spec, arguments, time_dtype(self.y0), stats)
 
 
 def pose(
-    f: Callable[..., Any], y0: Any, t: Tensor | Sequence[float], args: tuple, method: Method
+    f: Callable[..., Any],
+    y0: Any,
+    t: Tensor | Sequence[float],
+    args: tuple,
+    method: Method,
+    *,
+    event: Any = None,
+    dense: bool = False,
 ) -> Problem:
     """Check the arguments of a solve.
 
@@ -130,7 +72,8 @@ def pose(
         TypeError: f is not callable, a part of y0 is no floating-point or complex tensor, t is
             no tensor or sequence of numbers, args is no tuple.
         ValueError: y0 has no tensors or tensors on several devices; t is not 1-D, is empty, has
-            a time that is not finite, or is not strictly monotone.
+            a time that is not finite (the last may be infinite where an event ends the solve),
+            or is not strictly monotone.
     """
     if not callable(f):
         raise TypeError(f"f must be callable as f(t, y, *args), got {type(f).__name__}")
@@ -150,12 +93,18 @@ def pose(
     devices = sorted({str(leaf.device) for leaf in leaves})
     if len(devices) > 1:
         raise ValueError(f"the tensors of y0 are on several devices, {devices}: move them to one")
-    t, times = check_times(t)
-    return Problem(f, leaves, spec, t, times, args, method)
+    events = check_events(event)
+    t, times = check_times(t, open_end=bool(events))
+    method = method.of_leaves(leaves, spec)
+    return Problem(f, leaves, spec, t, times, args, method, events, dense)
 
 
-def check_times(t: Tensor | Sequence[float]) -> tuple[Tensor, tuple[float, ...]]:
+def check_times(
+    t: Tensor | Sequence[float], *, open_end: bool = False
+) -> tuple[Tensor, tuple[float, ...]]:
     """The times as a tensor and as floats; integers become float64.
+
+    With an open end the last time may be infinite.
 
     Raises:
         TypeError, ValueError: see `pose`.
@@ -182,8 +131,11 @@ def check_times(t: Tensor | Sequence[float]) -> tuple[Tensor, tuple[float, ...]]
         )
     times = tuple(t.detach().tolist())
     for i, time in enumerate(times):
+        if open_end and 0 < i == len(times) - 1 and math.isinf(time):
+            continue
         if not math.isfinite(time):
-            raise ValueError(f"t[{i}] is {time}: all times must be finite")
+            cure = "; only with an event may the last be infinite" if math.isinf(time) else ""
+            raise ValueError(f"t[{i}] is {time}: all times must be finite{cure}")
     forward = times[-1] > times[0]
     for i, (a, b) in enumerate(pairwise(times)):
         if a == b or (b > a) != forward:

@@ -1,4 +1,4 @@
-r"""One Runge-Kutta step, and the solution inside it, as pure functions of tensors."""
+r"""One step of an explicit Runge-Kutta method as a pure function of tensors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def runge_kutta_step(
         h: step size, negative when time runs backwards.
     """
     stages = [f0]
-    for row, node in zip(tableau.stage_weights, tableau.nodes[1:], strict=True):
+    for row, node in zip(tableau.stage_weights[1:], tableau.nodes[1:], strict=True):
         at = combine(y, stages, row, h)
         stages.append(field(t + node * h, at))
     last = stages[-1] if tableau.fsal else None
@@ -91,24 +91,3 @@ def _add_weighted(
     for j, w in rest:
         total.add_(rates[j], alpha=w * h)
     return total
-
-
-def inside(tableau: Tableau, y: Leaves, stages: list[Leaves], h: Time, theta: Time) -> Leaves:
-    r"""The state at :math:`t + \theta h`, from the method's dense output.
-
-    Args:
-        stages: the stages of the step, and ``f(t1, y1)`` as one more where the method is not
-            first-same-as-last.
-    """
-    weights = [
-        (j, _polynomial(row, theta)) for j, row in enumerate(tableau.dense_polynomials) if any(row)
-    ]
-    return combine(y, stages, weights, h)
-
-
-def _polynomial(coefficients: Sequence[float], x: Time) -> Time:
-    """``c_1 x + c_2 x^2 + ...`` by Horner's rule."""
-    value: Time = 0.0
-    for c in reversed(coefficients):
-        value = (value + c) * x
-    return value

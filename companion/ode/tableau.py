@@ -1,15 +1,16 @@
 r"""A Runge-Kutta method as exact data.
 
-For :math:`y' = f(t, y)` an explicit method with s stages computes
+For :math:`y' = f(t, y)` a method with s stages computes
 
 .. math::
-    k_i = f\Bigl(t + c_i h,\; y + h \sum_{j<i} a_{ij} k_j\Bigr), \qquad
+    k_i = f\Bigl(t + c_i h,\; y + h \sum_j a_{ij} k_j\Bigr), \qquad
     y_1 = y + h \sum_i b_i k_i, \qquad
     e = h \sum_i (b_i - \hat b_i) k_i,
 
 and, inside the step, for :math:`0 \le \theta \le 1`,
 :math:`y(t + \theta h) = y + h \sum_i b_i(\theta) k_i`
-(Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations I*, sections II.1 to II.6).
+(Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations I*, sections II.1 to II.7).
+It is explicit if :math:`a_{ij} = 0` for :math:`j \ge i`; otherwise the stages solve equations.
 """
 
 from __future__ import annotations
@@ -19,30 +20,39 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
-Row = tuple[Fraction, ...]
+from companion.ode.algebraic import Algebraic
+
+Number = Fraction | Algebraic
+Row = tuple[Number, ...]
 #: Non-zero weights of a row with their stage, as the solver uses them.
 Weights = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge-Kutta method in exact rational arithmetic.
+    r"""A Runge-Kutta method in exact arithmetic.
 
     Args:
         name: the name under which ``solve(method=...)`` knows it.
         order: order of the solution ``b``.
-        a: rows 2 to s; row i has the i - 1 entries left of the diagonal.
+        a: one row a stage; entries missing at the end of a row are zero, so that the rows of an
+            explicit method have 0, 1, ..., s - 1 entries.
         b: weights of the solution, one a stage.
         error: ``b`` minus the embedded method's weights; None without an error estimate.
         embedded_order: order of the embedded method; None without one.
-        dense: for every stage, and for ``f(t1, y1)`` as one more where the method is not
-            first-same-as-last, the coefficients of :math:`\\theta, \\theta^2, \\ldots` of its
-            weight inside the step.  None takes the cubic Hermite polynomial through both ends.
+        dense: for every stage, and, where wanted, for ``f(t1, y1)`` as one more (of a method that
+            is not first-same-as-last), the coefficients of :math:`\theta, \theta^2, \ldots` of
+            its weight inside the step.  None takes the cubic Hermite polynomial through both
+            ends, or, where the first stage is not ``f(t0, y0)``, what `interpolatory` gives.
+        rounding: the largest amount by which an order condition of ``b``, of the embedded method
+            or of ``dense`` fails, because the source gives rounded coefficients; zero if all hold
+            exactly.
 
     Raises:
+        TypeError: if an entry is not an exact number.
         ValueError: if rows have wrong lengths, or if the weights do not sum to what makes the
             method consistent: ``sum(b) = 1``, ``sum(error) = 0``, dense weights that sum to
-            :math:`\\theta` and end in ``b`` at :math:`\\theta = 1`.
+            :math:`\theta` and end in ``b`` at :math:`\theta = 1`.
     """
 
     name: str
@@ -52,31 +62,51 @@ class Tableau:
     error: Row | None = None
     embedded_order: int | None = None
     dense: tuple[Row, ...] | None = None
+    rounding: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
+        for entry in (*self.b, *(self.error or ()), *(x for row in self.a for x in row)):
+            if not isinstance(entry, (int, Fraction, Algebraic)):
+                raise TypeError(
+                    f"tableau {self.name!r}: entry {entry!r} is a {type(entry).__name__}; exact "
+                    "numbers are expected: int, Fraction or Algebraic"
+                )
+        self._complain_about(self._wrong_shapes())
         if self.dense is None:
-            object.__setattr__(self, "dense", hermite(self.b, self.fsal))
-        problems = list(self._problems())
+            dense = hermite(self.b, self.fsal) if self.first_explicit else interpolatory(self)
+            object.__setattr__(self, "dense", dense)
+        self._complain_about(self._inconsistencies())
+
+    def _complain_about(self, problems) -> None:
+        problems = list(problems)
         if problems:
             raise ValueError(f"tableau {self.name!r}: " + "; ".join(problems))
 
-    def _problems(self):
-        if [len(row) for row in self.a] != list(range(1, self.stages)):
-            yield f"a must have rows of length 1 to {self.stages - 1}"
-        if sum(self.b) != 1:
-            yield f"b sums to {sum(self.b)}, not to 1"
+    def _wrong_shapes(self):
+        if len(self.a) != self.stages or any(len(row) > self.stages for row in self.a):
+            yield (
+                f"a must have {self.stages} rows, one a stage of b, of at most {self.stages} "
+                f"entries; got rows of length {[len(row) for row in self.a]}"
+            )
         if (self.error is None) != (self.embedded_order is None):
             yield "error and embedded_order come together"
-        if self.error is not None and (len(self.error) != self.stages or sum(self.error) != 0):
-            yield "error needs one entry a stage and the sum 0"
+        if self.error is not None and len(self.error) != self.stages:
+            yield f"error needs one entry a stage, got {len(self.error)} for {self.stages}"
+
+    def _inconsistencies(self):
+        if sum(self.b) != 1:
+            yield f"b sums to {sum(self.b)}, not to 1"
+        if self.error is not None and sum(self.error) != 0:
+            yield f"error sums to {sum(self.error)}, not to 0"
         columns = [sum(column) for column in zip(*self.dense, strict=True)]
         if columns != [1] + [0] * (len(columns) - 1):
             yield "the dense weights do not sum to theta"
-        ends = tuple(sum(row) for row in self.dense)
-        if ends != self.b + (Fraction(0),) * (len(self.dense) - self.stages):
+        if self.fsal and len(self.dense) != self.stages:
+            yield "dense needs a row a stage"
+        if len(self.dense) not in (self.stages, self.stages + 1):
+            yield "dense needs a row a stage, and may have one more for f(t1, y1)"
+        if tuple(map(sum, self.dense)) != _padded(self.b, len(self.dense)):
             yield "the dense weights do not end in b at theta = 1"
-        if len(self.dense) != self.stages + (not self.fsal):
-            yield "dense needs a row a stage, and one for f(t1, y1) without first-same-as-last"
 
     @property
     def stages(self) -> int:
@@ -85,12 +115,48 @@ class Tableau:
     @cached_property
     def c(self) -> Row:
         """The nodes, which are the row sums of ``a``."""
-        return (Fraction(0), *(sum(row, Fraction(0)) for row in self.a))
+        return tuple(sum(row, Fraction(0)) for row in self.a)
+
+    @cached_property
+    def explicit(self) -> bool:
+        """Whether every stage needs only the ones before it."""
+        return all(not any(row[i:]) for i, row in enumerate(self.a))
+
+    @cached_property
+    def diagonally_implicit(self) -> bool:
+        """Whether the stages can be solved for one after the other, though not all explicitly."""
+        return not self.explicit and all(not any(row[i + 1 :]) for i, row in enumerate(self.a))
+
+    @cached_property
+    def singly(self) -> Number | None:
+        """The one value of all non-zero diagonal entries, if diagonally implicit and alike."""
+        diagonal = {row[i] for i, row in enumerate(self.a) if any(row[i:])}
+        return diagonal.pop() if self.diagonally_implicit and len(diagonal) == 1 else None
+
+    @cached_property
+    def first_explicit(self) -> bool:
+        """Whether the first stage is ``f(t0, y0)``."""
+        return not any(self.a[0])
 
     @cached_property
     def fsal(self) -> bool:
-        """Whether the last stage is ``f(t1, y1)``, the first of the next step."""
-        return self.stages > 1 and (*self.a[-1], Fraction(0)) == self.b
+        """Whether the last stage is ``f(t1, y1)``: the next step's first, if that is explicit.
+
+        For implicit methods this is stiff accuracy.
+        """
+        return _padded(self.a[-1], self.stages) == self.b
+
+    @property
+    def embedded(self) -> Row | None:
+        """The weights of the embedded method."""
+        if self.error is None:
+            return None
+        return tuple(b - e for b, e in zip(self.b, self.error, strict=True))
+
+    @cached_property
+    def estimate_order(self) -> int | None:
+        """The error estimate is of size ``h`` to the power of this plus one."""
+        return None if self.error is None else min(self.order, self.embedded_order)
 
     @cached_property
     def plain(self) -> Tableau:
@@ -99,15 +165,21 @@ class Tableau:
             return self
         return replace(self, error=None, embedded_order=None)
 
-    # The same numbers as floats, with the zeros left out: what a step multiplies with.
+    # The same numbers as floats: what a step multiplies with.
 
     @cached_property
     def stage_weights(self) -> tuple[Weights, ...]:
+        """For every stage its non-zero weights."""
         return tuple(_nonzero(row) for row in self.a)
 
     @cached_property
+    def matrix(self) -> tuple[tuple[float, ...], ...]:
+        """``a`` as s rows of s floats."""
+        return tuple(tuple(map(float, _padded(row, self.stages))) for row in self.a)
+
+    @cached_property
     def nodes(self) -> tuple[float, ...]:
-        return tuple(float(c) for c in self.c)
+        return tuple(map(float, self.c))
 
     @cached_property
     def solution_weights(self) -> Weights:
@@ -119,18 +191,23 @@ class Tableau:
 
     @cached_property
     def dense_polynomials(self) -> tuple[tuple[float, ...], ...]:
-        return tuple(tuple(float(x) for x in row) for row in self.dense)
+        return tuple(tuple(map(float, row)) for row in self.dense)
 
 
-def _nonzero(row: Sequence[Fraction]) -> Weights:
+def _nonzero(row: Sequence[Number]) -> Weights:
     return tuple((j, float(x)) for j, x in enumerate(row) if x)
+
+
+def _padded(row: Row, length: int) -> Row:
+    return (*row, *(Fraction(0),) * (length - len(row)))
 
 
 def hermite(b: Row, fsal: bool) -> tuple[Row, ...]:
     r"""Dense weights of the cubic that meets y and y' at both ends of the step.
 
     :math:`y + \theta^2(3 - 2\theta)(y_1 - y) + \theta(1-\theta)^2 h f_0
-    + \theta^2(\theta - 1) h f_1` with :math:`y_1 - y = h \sum_i b_i k_i`; third order.
+    + \theta^2(\theta - 1) h f_1` with :math:`y_1 - y = h \sum_i b_i k_i`; third order, or the
+    method's if that is lower.
     """
     rows = [[Fraction(0), 3 * weight, -2 * weight] for weight in b]
     if not fsal:
@@ -138,3 +215,35 @@ def hermite(b: Row, fsal: bool) -> tuple[Row, ...]:
     rows[0] = [x + Fraction(d) for x, d in zip(rows[0], (1, -2, 1), strict=True)]
     rows[-1] = [x + Fraction(d) for x, d in zip(rows[-1], (0, -1, 1), strict=True)]
     return tuple(tuple(row) for row in rows)
+
+
+def interpolatory(tableau: Tableau) -> tuple[Row, ...]:
+    r"""Dense weights that integrate the polynomial through the stages, and through f(t1, y1).
+
+    :math:`b_i(\theta) = \int_0^\theta \prod_{j \ne i} \frac{x - c_j}{c_i - c_j} dx`.  Over the
+    stages alone this is the collocation polynomial, of order s.  Gauss's methods have no stage at
+    an end; with ``f(t1, y1)`` (or the last stage, where that is at the end) the order is one
+    higher, and y' is right at the end of the step.
+    """
+    nodes = tableau.c if tableau.fsal else (*tableau.c, Fraction(1))
+    if len(set(nodes)) < len(nodes):
+        raise ValueError(f"tableau {tableau.name!r}: give dense, the nodes are not distinct")
+    return tuple(
+        _integral(_lagrange(node, [c for j, c in enumerate(nodes) if j != i]))
+        for i, node in enumerate(nodes)
+    )
+
+
+def _lagrange(node: Number, others: Sequence[Number]) -> list[Number]:
+    """Coefficients of 1, x, ... of the polynomial that is 1 at the node and 0 at the others."""
+    coefficients: list[Number] = [Fraction(1)]
+    for other in others:
+        shifted = [Fraction(0), *coefficients]
+        for k, q in enumerate(coefficients):
+            shifted[k] = shifted[k] - other * q
+        coefficients = [q / (node - other) for q in shifted]
+    return coefficients
+
+
+def _integral(coefficients: Sequence[Number]) -> Row:
+    return tuple(q / (k + 1) for k, q in enumerate(coefficients))

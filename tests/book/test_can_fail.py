@@ -71,7 +71,7 @@ def test_flipped_sign_of_the_adjoint_fails(copy: Path) -> None:
 
 def test_wrong_tableau_entry_fails(copy: Path) -> None:
     """The entry keeps the sum of its row, so that only the numbers of the book give it away."""
-    spoil(copy / "companion" / "ode" / "tableaus.py", '"3/40 9/40"', '"4/40 8/40"')
+    spoil(copy / "companion" / "ode" / "tableaus" / "explicit.py", '"3/40 9/40"', '"4/40 8/40"')
     assert_red(compare(copy))
 
 

@@ -10,25 +10,27 @@ from hypothesis import strategies as st
 
 from companion import FixedStep, solve
 from companion.ode import PID, Stats, tableaus
-from companion.ode.march import begin
-from companion.ode.problem import Method, pose
+from companion.ode.begin import begin
+from companion.ode.method import Method
+from companion.ode.problem import pose
 from tests.ode.problems import F64, forced, forced_reference
 
 Y0 = torch.tensor([1.0, -0.5], dtype=F64)
 ADAPTIVE = ["heun", "bosh3", "dopri5", "tsit5"]
 
 
-@pytest.mark.parametrize("name", tableaus.METHODS)
+@pytest.mark.parametrize("name", [t.name for t in tableaus.METHODS.values() if t.explicit])
 def test_observed_order_on_a_non_autonomous_problem(name):
     end = forced_reference(Y0.numpy(), [0.0, 2.0])[-1]
     errors = []
-    for steps in (40, 80) if tableaus.METHODS[name].order < 4 else (12, 24):
+    order = tableaus.METHODS[name].order
+    # High orders meet rounding, and the reference's own error, with few steps.
+    for steps in (40, 80) if order < 4 else (12, 24) if order < 7 else (4, 8):
         sol = solve(forced, Y0, [0.0, 2.0], method=name, control=FixedStep(2 / steps))
         errors.append(float((sol.y[-1] - end).norm()))
     # Not much less than the order; more is luck (that it is not larger is proved in exact
     # arithmetic, in test_tableaus.py).
-    order = tableaus.METHODS[name].order
-    assert order - 0.3 < math.log2(errors[0] / errors[1]) < order + 1
+    assert order - 0.3 < math.log2(errors[0] / errors[1]) < order + 2
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
@@ -229,7 +231,7 @@ def test_y0_is_not_written_to():
 
 def test_a_tableau_of_ones_own():
     ralston = tableaus.Tableau(
-        "ralston", order=2, a=((Fraction(2, 3),),), b=(Fraction(1, 4), Fraction(3, 4))
+        "ralston", order=2, a=((), (Fraction(2, 3),)), b=(Fraction(1, 4), Fraction(3, 4))
     )
     sol = solve(lambda t, y: -y, Y0, [0.0, 1.0], method=ralston, control=FixedStep(0.01))
     assert torch.allclose(sol.y[-1], Y0 * math.exp(-1), rtol=1e-4)

@@ -1,0 +1,275 @@
+r"""Finding events: zeros of functions of the solution, on the way.
+
+A step is sampled at eight points of its dense output.  A change of sign between two samples is a
+zero; where the values dip towards zero and turn back, a search for the turning point finds two
+zeros in one step.  The earliest zero is bracketed on the dense output, and then corrected with
+steps that end there, so that it has the accuracy of the method's steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_unflatten
+
+from companion.ode.errors import NonFiniteState
+from companion.ode.event import Event
+from companion.ode.field import Leaves, Time
+from companion.ode.march import March
+
+#: Samples of a step; zeros closer together than this part of it need the search for a dip.
+SAMPLES = 8
+#: Most evaluations for a root, for a dip, and most corrections by a step.
+ROOT_STEPS, DIP_STEPS, CORRECTIONS = 100, 40, 6
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where a condition passes through zero.
+
+    Attributes:
+        t: the time.
+        column: which of the values of all conditions.
+        index, component: which event, and which component of its value, that is.
+        speed: how fast this value changes in the step at large: a derivative in time that is
+            next to nothing beside it is zero.
+    """
+
+    t: float
+    column: int
+    index: int
+    component: int
+    speed: float
+
+
+class Conditions:
+    """The conditions of several events as one vector of values.
+
+    Args:
+        events: the events.
+        spec: structure of the state.
+        args: what the conditions take after t and y.
+        time_dtype: real dtype of the time that they are given.
+    """
+
+    def __init__(
+        self, events: Sequence[Event], spec: TreeSpec, args: tuple, time_dtype: torch.dtype
+    ) -> None:
+        self.events = events
+        self.spec = spec
+        self.args = args
+        self.time_dtype = time_dtype
+        #: For every value the event and the component that it belongs to; known after one call.
+        self.columns: list[tuple[int, int]] = []
+
+    def __call__(self, t: Time, leaves: Leaves) -> Tensor:
+        """All values, shape (number of values,)."""
+        first = leaves[0]
+        time = torch.as_tensor(t).to(dtype=self.time_dtype, device=first.device)
+        y = tree_unflatten(leaves, self.spec)
+        values = [self._value(i, e, time, y) for i, e in enumerate(self.events)]
+        if not self.columns:
+            self.columns = [(i, j) for i, v in enumerate(values) for j in range(len(v))]
+        return values[0] if len(values) == 1 else torch.cat(values)
+
+    def _value(self, i: int, event: Event, t: Tensor, y: Any) -> Tensor:
+        value = event.condition(t, y, *self.args)
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"event {i} returned {type(value).__name__}, expected a tensor: a real number "
+                "as a 0-dim tensor, or several as one of any shape"
+            )
+        if not value.is_floating_point() or value.numel() == 0:
+            raise TypeError(
+                f"event {i} returned a tensor of {value.dtype} with shape {tuple(value.shape)}: "
+                "the condition must be real and not empty, and change its sign at the event"
+            )
+        return value.reshape(-1)
+
+    def direction(self, column: int) -> int:
+        return self.events[self.columns[column][0]].direction
+
+    def counts_at_start(self, column: int) -> bool:
+        return self.events[self.columns[column][0]].at_start
+
+
+class Watch:
+    """Looks at every step of a march for the first crossing."""
+
+    def __init__(self, conditions: Conditions, march: March) -> None:
+        self.conditions = conditions
+        self.march = march
+        self._values: list[float] | None = None
+
+    @torch.no_grad()
+    def look(self) -> Crossing | None:
+        """The earliest crossing in the last step, if there is one."""
+        march, piece = self.march, self.march.piece
+        first = self._values is None
+        steps = range(0 if first else 1, SAMPLES + 1)
+        times = [march.begin + (march.t - march.begin) * (i / SAMPLES) for i in steps]
+        times[-1] = march.t
+        rows = [self.conditions(t, march.y if t == march.t else piece.at(t)) for t in times]
+        samples = torch.stack(rows).tolist()
+        for t, row in zip(times, samples, strict=True):
+            if not all(map(math.isfinite, row)):
+                raise NonFiniteState(
+                    f"a condition of the events is not finite: {row}",
+                    t=t,
+                    h=march.t - march.begin,
+                    steps=march.stats.accepted + march.stats.rejected,
+                )
+        if not first:
+            times, samples = [march.begin, *times], [self._values, *samples]
+        self._values = samples[-1]
+        found = []
+        for column, values in enumerate(zip(*samples, strict=True)):
+            t = self._first(column, times, values, first)
+            if t is not None:
+                found.append((abs(t - march.begin), t, column))
+        if not found:
+            return None
+        _, t, column = min(found)
+        t = self._corrected(t, column, times)
+        speed = max(abs(row[column]) for row in samples) / abs(march.t - march.begin)
+        return Crossing(t, column, *self.conditions.columns[column], speed)
+
+    def _first(
+        self, column: int, times: list[float], values: Sequence[float], first: bool
+    ) -> float | None:
+        """The time of the first crossing of one of the values in the last step."""
+        direction = self.conditions.direction(column)
+        if first and values[0] == 0 and self.conditions.counts_at_start(column):
+            leaves = next((v for v in values if v), 0.0)
+            if direction == 0 or leaves * direction > 0:
+                return times[0]
+
+        def value(t: float) -> float:
+            return float(self.conditions(t, self.march.piece.at(t))[column])
+
+        for a, b, fa, fb in _brackets(times, values, value):
+            if direction == 0 or (fb - fa) * direction > 0:
+                return _root(value, a, b, fa, fb)
+        return None
+
+    def _corrected(self, t: float, column: int, times: list[float]) -> float:
+        """Newton's method on the end of a step, which is more accurate than what is inside."""
+        march = self.march
+        low, high = sorted((times[0], times[-1]))
+        if t == times[0]:
+            return t
+
+        def inside(time: float) -> float:
+            return float(self.conditions(time, march.piece.at(time))[column])
+
+        width = 1e-4 * (high - low)
+        left, right = max(t - width, low), min(t + width, high)
+        slope = (inside(right) - inside(left)) / (right - left)
+        last = math.inf
+        for _ in range(CORRECTIONS):
+            value = float(self.conditions(t, march.shortened(t))[column])
+            change = -value / slope if slope else 0.0
+            if not abs(change) < last:
+                break
+            t, last = min(max(t + change, low), high), abs(change)
+            if abs(change) <= 2 * math.ulp(t):
+                break
+        return t
+
+
+def _brackets(
+    times: list[float], values: Sequence[float], value: Callable[[float], float]
+) -> Iterator[tuple[float, float, float, float]]:
+    """Intervals at whose ends the values have different signs, in the order of time.
+
+    A zero at the beginning of the step was the end of the last one: it counts as what follows.
+    """
+    for i in range(len(times) - 1):
+        fa, fb = values[i], values[i + 1]
+        if fa * fb < 0 or (fa != 0 and fb == 0):
+            yield times[i], times[i + 1], fa, fb
+        elif fa * fb > 0 and (dip := _dip(times, values, i, value)) is not None:
+            t, f = dip
+            yield times[i], t, fa, f
+            yield t, times[i + 1], f, fb
+
+
+def _dip(
+    times: list[float], values: Sequence[float], i: int, value: Callable[[float], float]
+) -> tuple[float, float] | None:
+    """A point between samples i and i + 1 with the other sign, if the values dip that far.
+
+    A parabola through three samples around tells whether it is worth a search.
+    """
+    sign = math.copysign(1.0, values[i])
+    for j in (i - 1, i):
+        if not 0 <= j <= len(times) - 3:
+            continue
+        f0, f1, f2 = (sign * v for v in values[j : j + 3])
+        curvature, slope = f0 - 2 * f1 + f2, (f2 - f0) / 2
+        if curvature <= 0:
+            continue
+        turn = -slope / curvature
+        lowest = f1 - slope**2 / (2 * curvature)
+        if not (i - j - 1 <= turn <= i - j) or lowest > 0.25 * min(f0, f1, f2):
+            continue
+        return _search(times[i], times[i + 1], sign, value)
+    return None
+
+
+def _search(
+    a: float, b: float, sign: float, value: Callable[[float], float]
+) -> tuple[float, float] | None:
+    """A golden-section search for a point of the other sign."""
+    golden = (math.sqrt(5) - 1) / 2
+    c, d = b - golden * (b - a), a + golden * (b - a)
+    fc, fd = sign * value(c), sign * value(d)
+    for _ in range(DIP_STEPS):
+        for t, f in ((c, fc), (d, fd)):
+            if f < 0:
+                return t, sign * f
+        if fc < fd:
+            b, d, fd = d, c, fc
+            c = b - golden * (b - a)
+            fc = sign * value(c)
+        else:
+            a, c, fc = c, d, fd
+            d = a + golden * (b - a)
+            fd = sign * value(d)
+    return None
+
+
+def _root(value: Callable[[float], float], a: float, b: float, fa: float, fb: float) -> float:
+    """A zero between a and b by the Illinois method, to the resolution of time.
+
+    M. Dowell and P. Jarratt, *BIT* 11 (1971) 168: regula falsi that halves the value at an end
+    which stays, and so keeps the bracket and converges faster than linearly.
+    """
+    if fb == 0:
+        return b
+    side = 0
+    for _ in range(ROOT_STEPS):
+        if abs(b - a) <= 4 * math.ulp(max(abs(a), abs(b))):
+            break
+        t = b - fb * (b - a) / (fb - fa)
+        if not min(a, b) < t < max(a, b):
+            t = (a + b) / 2
+        f = value(t)
+        if f == 0:
+            return t
+        if f * fb > 0:
+            b, fb = t, f
+            if side == 1:
+                fa /= 2
+            side = 1
+        else:
+            a, fa = t, f
+            if side == -1:
+                fb /= 2
+            side = -1
+    return b if abs(fb) <= abs(fa) else a

@@ -1,0 +1,115 @@
+r"""Derivatives of an event's time and state, by the implicit function theorem.
+
+The event time t* solves :math:`c(t, y(t), \varphi) = 0`.  Where
+:math:`\dot c = c_t + c_y f(t^*, y^*)` is not zero,
+
+.. math::
+    dt^* = -\frac{c_y\, \delta y + c_\varphi\, \delta\varphi}{\dot c}, \qquad
+    dy^* = \delta y + f(t^*, y^*)\, dt^*,
+
+with the change :math:`\delta y` of the solution at the fixed time t*.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from companion.ode.crossing import Conditions, Crossing
+from companion.ode.errors import GrazingEvent
+from companion.ode.field import Field, Leaves
+
+
+def event_time(
+    crossing: Crossing, conditions: Conditions, field: Field, y: Leaves, steps: int
+) -> tuple[Tensor, Leaves]:
+    """The time and the state of an event, with their derivatives.
+
+    Args:
+        crossing: where it is.
+        conditions: what crosses zero; its arguments carry their graph.
+        field: the vector field.
+        y: the state at the crossing, whose graph takes the time as a constant.
+        steps: number of steps made, for the error.
+
+    Returns:
+        The time in float64 on the CPU, and the leaves of the state.
+
+    Raises:
+        GrazingEvent: if derivatives are wanted and the condition only touches zero.
+    """
+    t = torch.tensor(crossing.t, dtype=torch.float64)
+    value = conditions(t, y)[crossing.column].to(device="cpu", dtype=torch.float64)
+    if not _is_differentiated(value):
+        return t, y
+    with torch.no_grad():
+        rates = field(crossing.t, y)
+    # Newton's step from the zero: it has no value, and the derivative of the zero.
+    change = -(value - value.detach()) / _speed(crossing, conditions, y, rates, steps)
+    time, *state = _Once.apply(
+        t + change,
+        *(leaf + rate * change.to(leaf.real) for leaf, rate in zip(y, rates, strict=True)),
+    )
+    return time, state
+
+
+def _is_differentiated(value: Tensor) -> bool:
+    """Whether a derivative of this value is wanted, in reverse or in forward mode."""
+    pushed = unpack_dual(value).tangent is not None
+    return pushed or (torch.is_grad_enabled() and value.requires_grad)
+
+
+def _speed(
+    crossing: Crossing, conditions: Conditions, y: Leaves, rates: Leaves, steps: int
+) -> float:
+    """The total derivative of the condition in time, along the solution."""
+    t = torch.tensor(crossing.t, dtype=torch.float64)
+    # Of torch.func, because a transform of torch.func may be going on around.
+    value, pull_back = torch.func.vjp(
+        lambda t, *leaves: conditions(t, list(leaves))[crossing.column],
+        t,
+        *(leaf.detach() for leaf in y),
+    )
+    partial_t, *partials = pull_back(torch.ones_like(value))
+    speed = float(partial_t) + sum(
+        float(torch.sum((grad.conj() * rate).real))
+        for grad, rate in zip(partials, rates, strict=True)
+    )
+    if abs(speed) <= torch.finfo(value.dtype).eps ** 0.5 * crossing.speed:
+        raise GrazingEvent(
+            "the condition touches zero with a derivative in time of "
+            f"{speed:.1e}, so the event time has no derivative: solve under torch.no_grad() for "
+            "its value, or take a condition that crosses zero",
+            t=crossing.t,
+            h=0.0,
+            steps=steps,
+        )
+    return speed
+
+
+class _Once(torch.autograd.Function):
+    """The identity, refusing a second derivative: the formula above holds for the first only."""
+
+    @staticmethod
+    def forward(*values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.clone() for value in values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept; torch.func's transforms ask for this method."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the time of an event has no second derivative here: differentiate it once, "
+                "without create_graph"
+            )
+        return grads
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tangent.clone() for tangent in tangents)

@@ -1,0 +1,304 @@
+r"""Newton's method for the stages of implicit Runge-Kutta methods.
+
+The stages that depend on each other solve
+
+.. math:: F(z) = z - h\, (A \otimes I)\, f(t + c h,\; Y_0 + z) = 0,
+
+with the increments :math:`z_i = Y_i - Y_{0,i}` as unknowns: where f is stiff, they are small
+and suffer less from rounding than the :math:`Y_i` themselves, and than the rates
+(Hairer and Wanner, *Solving Ordinary Differential Equations II*, section IV.8, here HW).
+The *simplified* Newton method keeps one Jacobian J, taken at the beginning of a step or earlier,
+
+.. math:: (I - h\, A \otimes J)\, \Delta z^k = -F(z^k), \qquad z^{k+1} = z^k + \Delta z^k,
+
+so that a factorisation serves all iterations and stages, and many steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from companion.ode.control import PID
+from companion.ode.field import Leaves
+from companion.ode.jacobian import RealSpace, jacobian
+from companion.ode.method import Method
+from companion.ode.norm import in_tolerances
+from companion.ode.solution import Stats
+from companion.ode.step import VectorField
+
+Matrix = tuple[tuple[float, ...], ...]
+
+#: Where the step size follows the error: how small a part of the tolerance the error of the
+#: iteration must be, so that it does not disturb the error estimate (HW: 0.1 to 0.01).
+KAPPA = 0.05
+#: With fixed steps the iteration error is what rtol and atol are for.
+KAPPA_FIXED = 1e-3
+#: Contraction worse than this asks for a new Jacobian in the next step.
+SLOW = 0.05
+#: A factorisation serves step sizes that differ by less than this factor.
+NEAR = 1.2
+#: The largest matrix to be factorised, in bytes.
+LARGEST = 2**31
+
+
+class NewtonFailure(Exception):
+    """Newton's method does not converge: the step is too large, or f is not finite."""
+
+
+class Factors(NamedTuple):
+    """An LU factorisation as `torch.linalg.lu_factor` gives it."""
+
+    lu: Tensor
+    pivots: Tensor
+
+    def solve(self, right: Tensor, *, adjoint: bool = False) -> Tensor:
+        """Apply the inverse, or its transpose, to a tensor with as many entries as rows."""
+        return torch.linalg.lu_solve(
+            self.lu, self.pivots, right.reshape(-1, 1), adjoint=adjoint
+        ).reshape(right.shape)
+
+
+class StageEquations:
+    """The equations F(z) = 0 of m coupled stages, in constants.
+
+    Args:
+        field: ``field(t, leaves)``.
+        space: where a state of n entries is a vector.
+        matrix: A, the coefficients that couple the stages, m rows of m.
+        h: step size.
+        times: of the m stages.
+        base: what the increments are added to, shape (m, n).
+
+    Attributes:
+        integrands: whether the field returns more leaves than the state has.
+        pushed: whether f depends on something that carries a forward-mode tangent.
+    """
+
+    def __init__(
+        self,
+        field: VectorField,
+        space: RealSpace,
+        matrix: Matrix,
+        h: float,
+        times: Sequence[float],
+        base: Tensor,
+    ) -> None:
+        self.field = field
+        self.space = space
+        self.matrix = matrix
+        self.h = h
+        self.times = times
+        self.base = base
+        self.integrands = False
+        self.pushed = False
+
+    def residual(self, z: Tensor) -> Tensor:
+        """F(z), shape (m, n)."""
+        rates = []
+        for t, x in zip(self.times, self.base + z, strict=True):
+            leaves = self.space.unpack(x)
+            value = self.field(t, leaves)
+            self.integrands = len(value) > len(leaves)
+            rate = self.space.pack(value)
+            self.pushed = self.pushed or unpack_dual(rate).tangent is not None
+            rates.append(rate.detach())
+        return z - self.h * mix(self.matrix, rates)
+
+    def jacobians(self, z: Tensor) -> list[Tensor]:
+        """The Jacobian of the field at each stage."""
+        return [
+            jacobian(self.field, self.space, t, x)
+            for t, x in zip(self.times, self.base + z, strict=True)
+        ]
+
+
+def mix(matrix: Matrix, vectors: Sequence[Tensor]) -> Tensor:
+    """The matrix applied to a list of vectors: row i is the sum of ``a_ij`` times vector j.
+
+    The weights stay on the host, and no matrix product could lose digits to TF32.
+    """
+    rows = []
+    for weights in matrix:
+        row = vectors[0] * weights[0]
+        for weight, vector in zip(weights[1:], vectors[1:], strict=True):
+            row = torch.add(row, vector, alpha=weight)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+class Newton:
+    """Solves for stages, and remembers from step to step what that took.
+
+    The Jacobian is kept while the iteration converges well, factorisations while, in addition,
+    the step size hardly changes.  An iteration is stopped when the error that it leaves, as
+    estimated from its rate of convergence, is a small part of the tolerances in the norm of the
+    error control (HW (8.10)); each costs one read-back from the device.
+
+    With fixed steps there is no smaller step to fall back upon, and an iteration that fails is
+    repeated by the full Newton method, with a new Jacobian at every stage and iterate.
+
+    Args:
+        method: tolerances, norm and the number of iterations allowed.
+        stats: where Jacobians and factorisations are counted.
+    """
+
+    def __init__(self, method: Method, stats: Stats) -> None:
+        self.method = method
+        self.stats = stats
+        self._adapts = isinstance(method.control, PID)
+        self._kappa = KAPPA if self._adapts else KAPPA_FIXED
+        self._limit = method.max_iterations
+        self._jacobian: Tensor | None = None
+        #: By coupling matrix: the factorisation, and the step size it was made for.
+        self._factors: dict[Matrix, tuple[Factors, float]] = {}
+        #: theta / (1 - theta) with the rate of convergence theta seen last.
+        self._eta = 1.0
+        self._stale = True
+        self._fresh = False
+        self._start: tuple[VectorField, float, Leaves] | None = None
+
+    def begin(self, field: VectorField, t: float, y: Leaves) -> RealSpace:
+        """Go to the beginning of a step, or again to the same one with another step size."""
+        start = self._start
+        if start is None or start[1] != t or start[2] is not y:
+            self._fresh = False
+            self.space = RealSpace(y)
+            self._sizes = [leaf.detach().abs() for leaf in y]
+        self._start = (field, t, y)
+        return self.space
+
+    def solve(self, equations: StageEquations, z: Tensor) -> Tensor:
+        """The solution of the equations, from the guess z.
+
+        Raises:
+            NewtonFailure: if the iteration diverges, is too slow, or leaves the finite numbers.
+            ValueError: if the matrix of the equations is too large to be stored.
+        """
+        self._require_small(len(equations.matrix))
+        while True:
+            if self._stale and not self._fresh:
+                self._renew()
+            try:
+                return self._iterate(equations, z)
+            except NewtonFailure:
+                if self._fresh and self._adapts:
+                    raise
+                if self._fresh:
+                    return self._iterate(equations, z, full=True)
+                self._stale = True
+
+    def _iterate(self, equations: StageEquations, z: Tensor, full: bool = False) -> Tensor:
+        """The solution by the simplified or the full Newton method."""
+        size = rounding = math.nan
+        for left in reversed(range(self._limit)):
+            if full:
+                change = self.exact(equations, z).solve(equations.residual(z))
+            else:
+                factors, relaxation = self._frozen(equations.matrix, equations.h)
+                change = factors.solve(equations.residual(z)) * relaxation
+            z = z - change
+            last, first = size, math.isnan(size)
+            if first:
+                size, rounding = self._measure(change, equations.base + z)
+                # The last rate stands in for one that is not known yet (HW, after (8.10)).
+                self._eta = max(self._eta, 1e-16) ** 0.8
+                rate, eta = 0.0, math.inf if full else self._eta
+            else:
+                (size,) = self._measure(change)
+                rate = size / last
+                eta = rate / (1 - rate) if rate < 1 else math.inf
+            if not math.isfinite(size):
+                raise NewtonFailure("a value of f, or an iterate, is not finite")
+            if size <= rounding:
+                return z
+            if eta * size <= self._kappa:
+                if not first:
+                    self._eta = eta
+                self._stale = rate > SLOW
+                return z
+            if full or first:
+                continue
+            if rate >= 1:
+                if size <= self._kappa:
+                    # Only the rounding of f keeps it from falling further.
+                    return z
+                raise NewtonFailure("Newton's method diverges")
+            if rate**left * eta * size > self._kappa:
+                break
+        raise NewtonFailure(f"Newton's method needs more than {self._limit} iterations")
+
+    def filtered(self, equations: StageEquations, error: Tensor) -> Tensor:
+        r"""The error estimate times :math:`(I - h \gamma J)^{-1}`."""
+        factors, _ = self._frozen(equations.matrix, equations.h)
+        return factors.solve(error)
+
+    def exact(self, equations: StageEquations, z: Tensor) -> Factors:
+        """The derivative of F at z, factorised."""
+        self.stats.jacobians += len(equations.matrix)
+        return self._factorised(equations.matrix, equations.h, equations.jacobians(z))
+
+    def _frozen(self, matrix: Matrix, h: float) -> tuple[Factors, float]:
+        """A factorisation for about this step size, and by what to multiply its solutions.
+
+        With r the ratio of the step sizes, the inverse is off by the factor r in the stiff
+        components and by 1 in the others; 2 / (1 + r) balances the two, as in CVODE.
+        """
+        if matrix in self._factors:
+            factors, made_for = self._factors[matrix]
+            ratio = h / made_for
+            if 1 / NEAR < ratio < NEAR:
+                return factors, 2 / (1 + ratio)
+        factors = self._factorised(matrix, h, [self._jacobian] * len(matrix))
+        self._factors[matrix] = factors, h
+        return factors, 1.0
+
+    def _factorised(self, matrix: Matrix, h: float, jacobians: Sequence[Tensor]) -> Factors:
+        """The LU factorisation of the matrix of blocks ``(i == j) I - h a_ij J_j``."""
+        self.stats.factorisations += 1
+        rows = [
+            torch.cat([(-h * a) * j for a, j in zip(row, jacobians, strict=True)], 1)
+            for row in matrix
+        ]
+        system = torch.cat(rows)
+        system.diagonal().add_(1)
+        # Where it is singular, the solution is not finite, which is noticed without a check here.
+        lu, pivots, _ = torch.linalg.lu_factor_ex(system)
+        return Factors(lu, pivots)
+
+    def _renew(self) -> None:
+        field, t, y = self._start
+        self.stats.jacobians += 1
+        self._jacobian = jacobian(field, self.space, t, self.space.pack(y))
+        self._factors.clear()
+        self._fresh, self._stale, self._eta = True, False, 1.0
+
+    def _measure(self, change: Tensor, stages: Tensor | None = None) -> list[float]:
+        """The size of a change in units of the tolerances, and that of the stages' rounding."""
+        norms = [torch.stack([self._norm(row) for row in change]).max()]
+        if stages is not None:
+            eps = max(torch.finfo(size.dtype).eps for size in self._sizes)
+            rows = [self._norm(10 * eps * row) for row in stages]
+            norms.append(torch.stack(rows).max())
+        return torch.stack(norms).tolist()
+
+    def _norm(self, vector: Tensor) -> Tensor:
+        method = self.method
+        leaves = self.space.split(vector)
+        return method.norm(in_tolerances(leaves, method.rtol, method.atol, self._sizes))
+
+    def _require_small(self, stages: int) -> None:
+        size = torch.finfo(self.space.dtype).bits // 8
+        n = stages * self.space.n
+        if n**2 * size > LARGEST:
+            raise ValueError(
+                f"the state has n = {self.space.n} real entries, and the implicit method would "
+                f"store and factorise a matrix of {n} x {n}, {n**2 * size / 2**30:.1f} GiB: take "
+                "an explicit method such as 'dopri5', or solve for independent parts of the "
+                "state one after the other"
+            )

@@ -1,0 +1,103 @@
+"""Marching by a Runge-Kutta method, explicit or implicit."""
+
+from __future__ import annotations
+
+from companion.ode.dense import CUBIC, LINEAR, Piece
+from companion.ode.field import Leaves, Time, time_dtype
+from companion.ode.implicit import implicit_step
+from companion.ode.march import March
+from companion.ode.newton import Newton
+from companion.ode.one_sided import OneSided
+from companion.ode.step import Step, VectorField, runge_kutta_step
+from companion.ode.tableau import Tableau
+
+
+class RungeKuttaMarch(March):
+    """What steps of fixed and of chosen size have in common.
+
+    Attributes:
+        tableau: the method.
+        interpolation: "method", "cubic" or "linear": what is between the ends of a step.
+    """
+
+    interpolation = "method"
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.tableau: Tableau = self.method.scheme
+        self._newton = None if self.tableau.explicit else Newton(self.method, self.stats)
+        #: The last step with its beginning: start, state there, size.
+        self._last: tuple[Time, Leaves, Step, Time] | None = None
+        self._piece: Piece | None = None
+
+    @property
+    def piece(self) -> Piece:
+        if self._piece is None:
+            self._piece = self._inside_last_step()
+        return self._piece
+
+    def _inside_last_step(self) -> Piece:
+        start, y, step, h = self._last
+        rates, weights = step.stages, self.tableau.dense_polynomials
+        if self.interpolation == "method":
+            if len(weights) > self.tableau.stages:
+                rates = [*rates, self._last_rates()]
+        else:
+            slope = [(b - a) / h for a, b in zip(y, self.y, strict=True)]
+            rates, weights = [slope], LINEAR
+            if self.interpolation == "cubic":
+                first = step.stages[0]
+                if not self.tableau.first_explicit:
+                    first = self._sided(self.begin, self.t)(start, y)
+                rates, weights = [first, slope, self._last_rates()], CUBIC
+        return Piece(self.begin, self.t, start, h, y, rates, weights)
+
+    def _last_rates(self) -> Leaves:
+        """The rates at the end of the last step, as the step sees them."""
+        return self.rates
+
+    def shortened(self, t: float) -> Leaves:
+        start, y, step, _ = self._last
+        if t == self.t:
+            return self.y
+        if t == self.begin:
+            return y
+        first = step.stages[0] if self.tableau.first_explicit else None
+        return self._step(self.tableau.plain, self.begin, t, start, y, first, t - start).y
+
+    def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
+        self._begin_step(t1)
+        h = node - self.node
+        first = self.rates if self.tableau.first_explicit else None
+        return self._step(self.tableau, self.t, t1, self.node, self.y, first, h), h
+
+    def _step(
+        self,
+        tableau: Tableau,
+        t0: float,
+        t1: float,
+        start: Time,
+        y: Leaves,
+        first: Leaves | None,
+        h: Time,
+    ) -> Step:
+        field = self._sided(t0, t1)
+        if tableau.explicit:
+            return runge_kutta_step(tableau, field, start, y, first, h)
+        return implicit_step(tableau, field, start, y, first, h, self._newton)
+
+    def _sided(self, t0: float, t1: float) -> VectorField:
+        """The field as a step from t0 to t1 may see it."""
+        if not self._is_one_sided(t0, t1):
+            return self.field
+        return OneSided(self.field, t0, t1, time_dtype(self.y))
+
+    def _is_one_sided(self, t0: float, t1: float) -> bool:
+        """Whether a step from t0 to t1 must not see f outside of it."""
+        return False
+
+    def _take(self, t1: float, node: Time, step: Step, h: Time) -> None:
+        """Accept a step."""
+        self._integrate(step.stages, self.tableau.solution_weights, h)
+        self._last, self._piece = (self.node, self.y, step, h), None
+        self._end_step(t1, node, step.y, step.f)

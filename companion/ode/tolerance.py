@@ -1,0 +1,67 @@
+"""Tolerances as a user gives them (numbers, tensors, pytrees) and as the solver wants them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+
+from companion.ode.control import require_number
+from companion.ode.field import Leaves, time_dtype
+from companion.ode.norm import Tolerance
+
+
+def check_tolerance(name: str, value: Any) -> None:
+    """Raise unless every part is a finite number, or tensor of such, and not negative."""
+    for part in tree_leaves(value):
+        if isinstance(part, Tensor):
+            if part.requires_grad:
+                raise ValueError(f"{name} requires grad, but no gradient flows to a tolerance")
+            good = bool((torch.isfinite(part) & (part >= 0)).all())
+        else:
+            require_number(name, part)
+            good = math.isfinite(part) and part >= 0
+        if not good:
+            raise ValueError(f"{name} must be finite and not negative, got {part}")
+
+
+def is_positive(tolerance: Any) -> bool:
+    """Whether no part of a tolerance is zero."""
+    return all(bool(torch.as_tensor(part > 0).all()) for part in tree_leaves(tolerance))
+
+
+def of_leaves(name: str, value: Any, leaves: Leaves, spec: TreeSpec) -> Tolerance:
+    """The tolerance as a number, or as a tuple with one for every leaf of the state.
+
+    Raises:
+        ValueError: if it has another structure than the state, or a tensor does not fit.
+    """
+    if isinstance(value, int | float):
+        return float(value)
+    parts, structure = tree_flatten(value)
+    if isinstance(value, Tensor) and not spec.is_leaf():
+        parts, structure = [value] * len(leaves), spec
+    if structure != spec:
+        raise ValueError(
+            f"{name} has the structure {structure}, the state y0 has {spec}: give a number, or "
+            "tolerances with the structure of y0"
+        )
+    return tuple(_of_leaf(name, part, leaf) for part, leaf in zip(parts, leaves, strict=True))
+
+
+def _of_leaf(name: str, part: Any, leaf: Tensor) -> float | Tensor:
+    if not isinstance(part, Tensor):
+        return float(part)
+    try:
+        fits = torch.broadcast_shapes(part.shape, leaf.shape) == leaf.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} of shape {tuple(part.shape)} does not fit a state of shape "
+            f"{tuple(leaf.shape)}: give a number or a tensor that broadcasts to that shape"
+        )
+    return part.to(device=leaf.device, dtype=time_dtype([leaf]))
