@@ -36,6 +36,7 @@ from companion.ode.method import Control, Method, Scheme
 from companion.ode.norm import Tolerance, of_leaf, rms_norm
 from companion.ode.observe import Observer
 from companion.ode.problem import Problem
+from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
 from companion.ode.tolerance import of_leaves
 
@@ -145,6 +146,8 @@ class Backsolve:
             "atol": self.atol,
         }
         given = {name: value for name, value in choices.items() if value is not None}
+        if isinstance(self.method, SciPy) or self.method == "scipy_solver":
+            given["control"] = self.control
 
         def norm(leaves: Leaves) -> Tensor:
             half = len(leaves) // 2
@@ -187,7 +190,12 @@ class _AdjointField:
 
     def __call__(self, t: Time, leaves: Leaves) -> list[Tensor | None]:
         half = len(leaves) // 2
-        y = [leaf.detach().requires_grad_() for leaf in leaves[:half]]
+        # The Jacobian of this field, which implicit methods want, is that of a vjp.
+        twice = torch.is_grad_enabled()
+        y = [
+            leaf if twice and leaf.requires_grad else leaf.detach().requires_grad_()
+            for leaf in leaves[:half]
+        ]
         with torch.enable_grad():
             rates = self.field(t, y)
         inputs = [*y, *self.wanted]
@@ -198,13 +206,15 @@ class _AdjointField:
             # The minus sign of da/dt = -a df/dy.
             minus_a = [-leaves[half + i] for i in live]
             pulled = torch.autograd.grad(
-                [rates[i] for i in live], inputs, minus_a, allow_unused=True
+                [rates[i] for i in live], inputs, minus_a, allow_unused=True, create_graph=twice
             )
         adjoint_rates = [
             torch.zeros_like(x) if grad is None else grad
             for x, grad in zip(y, pulled, strict=False)
         ]
-        return [*(rate.detach() for rate in rates), *adjoint_rates, *pulled[half:]]
+        if not twice:
+            rates = [rate.detach() for rate in rates]
+        return [*rates, *adjoint_rates, *pulled[half:]]
 
 
 class _Backsolve(torch.autograd.Function):

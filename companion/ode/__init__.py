@@ -1,6 +1,7 @@
 """Initial value problems: methods, steps, control, events, and the solve loop."""
 
 from companion.ode import tableaus
+from companion.ode.adams import Adams
 from companion.ode.control import PID, PRESETS, FixedGrid, FixedStep
 from companion.ode.errors import (
     GrazingEvent,
@@ -11,6 +12,7 @@ from companion.ode.errors import (
     TooManySteps,
 )
 from companion.ode.event import Event, EventRecord
+from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Solution, Stats
 from companion.ode.step import Step, runge_kutta_step
 from companion.ode.tableau import Tableau
@@ -18,6 +20,7 @@ from companion.ode.tableau import Tableau
 __all__ = [
     "PID",
     "PRESETS",
+    "Adams",
     "Event",
     "EventRecord",
     "FixedGrid",
@@ -25,6 +28,7 @@ __all__ = [
     "GrazingEvent",
     "NonFiniteState",
     "NotConverged",
+    "SciPy",
     "Solution",
     "SolverError",
     "Stats",

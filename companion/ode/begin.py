@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from companion.ode.adams import Adams
+from companion.ode.adams_march import AdamsFixedMarch, AdamsGridMarch
 from companion.ode.adaptive import AdaptiveMarch
 from companion.ode.control import FixedGrid, FixedStep
 from companion.ode.field import Leaves, Time
 from companion.ode.fixed import FixedMarch, GridMarch
 from companion.ode.march import March
 from companion.ode.method import Method
+from companion.ode.scipy_march import SciPyMarch
+from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
 from companion.ode.step import VectorField
 
@@ -21,10 +25,12 @@ def begin(
     node: Time | None = None,
 ) -> March:
     """A march that stands at time t with state y."""
-    if isinstance(method.control, FixedStep):
-        kind = FixedMarch
+    if isinstance(method.scheme, SciPy):
+        kind = SciPyMarch
+    elif isinstance(method.control, FixedStep):
+        kind = AdamsFixedMarch if isinstance(method.scheme, Adams) else FixedMarch
     elif isinstance(method.control, FixedGrid):
-        kind = GridMarch
+        kind = AdamsGridMarch if isinstance(method.scheme, Adams) else GridMarch
     else:
         kind = AdaptiveMarch
     return kind(field, method, t, y, stats, node)

@@ -12,20 +12,27 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
+from companion.ode.adams import Adams
 from companion.ode.control import PID, PRESETS, FixedGrid, FixedStep, require_number
 from companion.ode.field import Leaves
 from companion.ode.norm import Norm, rms_norm
 from companion.ode.observe import Observer
+from companion.ode.scipy_solver import SciPy
 from companion.ode.tableau import Tableau
 from companion.ode.tableaus import METHODS
 from companion.ode.tolerance import check_tolerance, is_positive, of_leaves
 
 Control = FixedStep | FixedGrid | PID
 #: What makes the steps.
-Scheme = Tableau
+Scheme = Tableau | Adams | SciPy
 
 #: Every scheme by the name that ``solve(method=...)`` takes.
-SCHEMES: dict[str, Scheme] = dict(METHODS)
+SCHEMES: dict[str, Scheme] = {
+    **METHODS,
+    "explicit_adams": Adams(implicit=False),
+    "implicit_adams": Adams(),
+    "scipy_solver": SciPy(),
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,10 @@ class Method:
 
 
 def _find_control(control: Control | str | None, scheme: Scheme) -> Control | None:
+    if isinstance(scheme, SciPy):
+        if control is not None:
+            raise ValueError("SciPy's solvers control their steps themselves: leave control out")
+        return None
     if isinstance(control, str):
         if control not in PRESETS:
             raise ValueError(f"unknown control {control!r}: {suggestion(control, PRESETS)}")
@@ -115,7 +126,7 @@ def _find_control(control: Control | str | None, scheme: Scheme) -> Control | No
             "control must be PID, FixedStep or FixedGrid, or the name of a preset, got "
             f"{type(control).__name__}"
         )
-    if isinstance(control, PID) and scheme.error is None:
+    if isinstance(control, PID) and (isinstance(scheme, Adams) or scheme.error is None):
         raise ValueError(
             f"method {scheme.name!r} has no error estimate to choose steps by: give "
             "the step size with control=FixedStep(size), or take a method with an error "
@@ -147,7 +158,7 @@ def find_scheme(method: Scheme | str) -> Scheme:
         return method
     if not isinstance(method, str):
         raise TypeError(
-            "method must be a name or a Tableau, got "
+            "method must be a name or a Tableau (or Adams, SciPy), got "
             f"{getattr(method, '__name__', type(method).__name__)}"
         )
     if method not in SCHEMES:

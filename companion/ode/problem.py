@@ -16,6 +16,7 @@ from companion.ode.event import Event, check_events
 from companion.ode.field import Field, Leaves, time_dtype
 from companion.ode.method import Method
 from companion.ode.observe import Observer
+from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
 
 
@@ -93,6 +94,11 @@ def pose(
     devices = sorted({str(leaf.device) for leaf in leaves})
     if len(devices) > 1:
         raise ValueError(f"the tensors of y0 are on several devices, {devices}: move them to one")
+    if dense and isinstance(method.scheme, SciPy):
+        raise ValueError(
+            "SciPy's solvers keep no dense output here: put the times wanted into t, or take "
+            "one of companion's methods"
+        )
     events = check_events(event)
     t, times = check_times(t, open_end=bool(events))
     method = method.of_leaves(leaves, spec)

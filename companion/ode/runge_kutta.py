@@ -25,6 +25,8 @@ class RungeKuttaMarch(March):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.tableau: Tableau = self.method.scheme
+        #: What a step adds the rates of its stages with.
+        self._solution_weights = self.tableau.solution_weights
         self._newton = None if self.tableau.explicit else Newton(self.method, self.stats)
         #: The last step with its beginning: start, state there, size.
         self._last: tuple[Time, Leaves, Step, Time] | None = None
@@ -98,6 +100,6 @@ class RungeKuttaMarch(March):
 
     def _take(self, t1: float, node: Time, step: Step, h: Time) -> None:
         """Accept a step."""
-        self._integrate(step.stages, self.tableau.solution_weights, h)
+        self._integrate(step.stages, self._solution_weights, h)
         self._last, self._piece = (self.node, self.y, step, h), None
         self._end_step(t1, node, step.y, step.f)

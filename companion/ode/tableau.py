@@ -229,12 +229,12 @@ def interpolatory(tableau: Tableau) -> tuple[Row, ...]:
     if len(set(nodes)) < len(nodes):
         raise ValueError(f"tableau {tableau.name!r}: give dense, the nodes are not distinct")
     return tuple(
-        _integral(_lagrange(node, [c for j, c in enumerate(nodes) if j != i]))
+        integral(lagrange(node, [c for j, c in enumerate(nodes) if j != i]))
         for i, node in enumerate(nodes)
     )
 
 
-def _lagrange(node: Number, others: Sequence[Number]) -> list[Number]:
+def lagrange(node: Number, others: Sequence[Number]) -> list[Number]:
     """Coefficients of 1, x, ... of the polynomial that is 1 at the node and 0 at the others."""
     coefficients: list[Number] = [Fraction(1)]
     for other in others:
@@ -245,5 +245,6 @@ def _lagrange(node: Number, others: Sequence[Number]) -> list[Number]:
     return coefficients
 
 
-def _integral(coefficients: Sequence[Number]) -> Row:
+def integral(coefficients: Sequence[Number]) -> Row:
+    """Coefficients of x, x^2, ... of the integral from 0 of the polynomial with these of 1, x, ..."""
     return tuple(q / (k + 1) for k, q in enumerate(coefficients))
