@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "odeint": "companion.odeint",
     "odeint_adjoint": "companion.odeint",
+    "odeint_event": "companion.odeint",
     "solve": "companion.solve",
     "Solution": "companion.ode",
     "Stats": "companion.ode",

@@ -93,9 +93,9 @@ def test_tolerances_may_be_tensors():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "rk45"}, "unknown method 'rk45': choose one of adaptive_heun"),
+        ({"method": "rk45"}, "unknown method 'rk45': did you mean 'rk4'"),
         ({"options": {"stepsize": 1}}, "'stepsize', which method 'dopri5' does not know"),
-        ({"method": "rk4", "options": {"first_step": 1.0}}, "it takes step_size"),
+        ({"method": "rk4", "options": {"first_step": 1.0}}, "it takes grid_constructor, interp"),
         ({"adjoint_options": {"norm": max}}, "seminorm"),
         ({"method": "rk4", "options": {"step_size": 0.1}, "adjoint_method": "dopri5"}, "give adj"),
         ({"adjoint_options": {"step_size": 0.1}}, "adjoint_options has 'step_size'"),

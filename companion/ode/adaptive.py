@@ -86,13 +86,15 @@ class AdaptiveMarch(RungeKuttaMarch):
                     ratio, self.tableau.estimate_order, self._history
                 )
             tried = abs(t1 - self.t)
-            if accepted or (tried <= control.min_step and math.isfinite(ratio)):
+            # Differences of times are rounded.
+            is_least = tried <= control.min_step * (1 + 1e-9)
+            if accepted or (is_least and math.isfinite(ratio)):
                 break
             self.stats.rejected += 1
             for observer in self.method.observers:
                 observer.rejected(self.t, self.y, t1 - self.t)
             self.size = tried * factor
-            if self.size < control.min_step and tried <= control.min_step:
+            if is_least:
                 self._give_up(math.copysign(tried, end - self.t), ratio, reason)
         # A short step before a stop may be so exact that it only says: could be larger.
         capped = factor >= control.max_factor

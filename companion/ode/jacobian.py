@@ -85,6 +85,8 @@ def jacobian(field: VectorField, space: RealSpace, t: float, x: Tensor) -> Tenso
     def rate(x: Tensor) -> Tensor:
         return space.pack(field(t, space.unpack(x)))
 
+    if not len(x):
+        return x.new_zeros(0, 0)
     # A solve without gradients, even one in inference mode, needs this derivative nevertheless.
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()

@@ -44,7 +44,7 @@ SLOW = 0.05
 #: A factorisation serves step sizes that differ by less than this factor.
 NEAR = 1.2
 #: The largest matrix to be factorised, in bytes.
-LARGEST = 2**31
+LARGEST = 2**29
 
 
 class NewtonFailure(Exception):
@@ -220,7 +220,8 @@ class Newton:
             if eta * size <= self._kappa:
                 if not first:
                     self._eta = eta
-                self._stale = rate > SLOW
+                if rate > SLOW and not full:
+                    self._improve(equations.matrix, equations.h)
                 return z
             if full or first:
                 continue
@@ -257,6 +258,13 @@ class Newton:
         factors = self._factorised(matrix, h, [self._jacobian] * len(matrix))
         self._factors[matrix] = factors, h
         return factors, 1.0
+
+    def _improve(self, matrix: Matrix, h: float) -> None:
+        """Converge better next time: by the right step size first, then by a new Jacobian."""
+        if self._factors[matrix][1] == h:
+            self._stale = True
+        else:
+            del self._factors[matrix]
 
     def _factorised(self, matrix: Matrix, h: float, jacobians: Sequence[Tensor]) -> Factors:
         """The LU factorisation of the matrix of blocks ``(i == j) I - h a_ij J_j``."""

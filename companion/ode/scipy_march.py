@@ -91,6 +91,7 @@ class SciPyMarch(March):
             end,
             rtol=self._tolerance(method.rtol),
             atol=self._tolerance(method.atol),
+            max_step=method.scheme.max_step,
             **options,
         )
 

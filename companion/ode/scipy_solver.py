@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from companion.ode.control import require_number
 
 #: What `scipy.integrate` offers.
 SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
@@ -14,14 +17,19 @@ class SciPy:
 
     Args:
         solver: "RK45", "RK23", "DOP853", "Radau", "BDF" or "LSODA".
+        max_step: no step is larger.
 
     Raises:
-        ValueError: for another name.
+        TypeError, ValueError: for another name, or a largest step that is not positive.
     """
 
     solver: str = "LSODA"
+    max_step: float = math.inf
 
     def __post_init__(self) -> None:
+        require_number("SciPy: max_step", self.max_step)
+        if not self.max_step > 0:
+            raise ValueError(f"SciPy: max_step must be positive, got {self.max_step}")
         if self.solver not in SOLVERS:
             raise ValueError(f"unknown solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
 

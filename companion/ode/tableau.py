@@ -246,5 +246,5 @@ def lagrange(node: Number, others: Sequence[Number]) -> list[Number]:
 
 
 def integral(coefficients: Sequence[Number]) -> Row:
-    """Coefficients of x, x^2, ... of the integral from 0 of the polynomial with these of 1, x, ..."""
+    """Coefficients of x, x^2, ... of the integral from 0, given those of 1, x, ..."""
     return tuple(q / (k + 1) for k, q in enumerate(coefficients))

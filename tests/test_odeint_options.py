@@ -1,0 +1,261 @@
+"""torchdiffeq's options, callbacks and events, against torchdiffeq itself."""
+
+import math
+
+import pytest
+import torch
+import torchdiffeq
+from torch import nn
+
+import companion
+from companion.odeint import ADAPTIVE, FIXED
+from tests.ode.problems import F64, forced, forced_reference
+
+Y0 = torch.tensor([1.0, -0.5], dtype=F64)
+TIMES = torch.tensor([0.0, 0.37, 0.5, 1.3, 2.0], dtype=F64)
+
+
+def both(function="odeint", func=forced, y0=Y0, t=TIMES, **arguments):
+    return (
+        getattr(library, function)(func, y0, t, **arguments) for library in (companion, torchdiffeq)
+    )
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4"])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"step_size": 0.3},
+        {"step_size": 0.3, "interp": "cubic"},
+        {"step_size": 0.25, "perturb": True},
+        {"perturb": True},
+        {"grid_constructor": lambda f, y, t: torch.linspace(float(t[0]), float(t[-1]), 8).to(t)},
+    ],
+)
+def test_fixed_steps_give_the_same_numbers(method, options, backwards):
+    t = TIMES.flip(0) if backwards else TIMES
+    ours, theirs = both(t=t, method=method, options=options)
+    assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_step": 0.05},
+        {"first_step": 0.01, "safety": 0.8, "ifactor": 5.0, "dfactor": 0.3},
+        {"step_t": torch.tensor([0.2, 1.7], dtype=F64)},
+        {"jump_t": torch.tensor([0.6], dtype=F64), "dtype": torch.float64},
+    ],
+)
+def test_adaptive_options_are_taken(method, options):
+    ours, _ = both(method=method, options=options, rtol=1e-6, atol=1e-8)
+    exact = forced_reference(Y0.numpy(), TIMES.tolist())
+    assert torch.allclose(ours, exact, atol=1e-5 if "5" in method or "8" in method else 1e-3)
+
+
+def test_every_method_of_torchdiffeq_has_its_name_here():
+    from torchdiffeq._impl.odeint import SOLVERS
+
+    assert set(SOLVERS) <= {*ADAPTIVE, *FIXED, "scipy_solver"}
+
+
+@pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED, "scipy_solver"])
+@pytest.mark.parametrize("function", ["odeint", "odeint_adjoint"])
+def test_every_method_solves_and_differentiates(method, function):
+    if (method, function) == ("scipy_solver", "odeint"):
+        pytest.skip("not differentiable through its steps; see tests/ode/test_scipy_solver.py")
+    rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    options = {"step_size": 0.02, "interp": "cubic"} if method in FIXED else None
+    y = getattr(companion, function)(
+        lambda t, y: -rate * torch.cos(t) * y, Y0, TIMES, method=method, options=options,
+        rtol=1e-6, atol=1e-8,
+    )
+    exact = Y0 * torch.exp(-rate * torch.sin(TIMES))[:, None]
+    tolerance = 2e-2 if "euler" in method else 1e-3
+    assert torch.allclose(y, exact, atol=tolerance)
+    grads = [torch.autograd.grad(x.sum(), rate)[0] for x in (y, exact)]
+    assert abs(float(grads[0] - grads[1])) < 5 * tolerance
+
+
+class Watched(nn.Module):
+    """Counts its callbacks, and keeps what they were told."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(2.0, dtype=F64))
+        self.seen = {}
+
+    def forward(self, t, y):
+        return -self.rate * y * torch.cos(10 * t)
+
+    def note(self, name, t, y, h):
+        self.seen.setdefault(name, []).append((float(t), y, float(h)))
+
+    def callback_step(self, t, y, h):
+        self.note("step", t, y, h)
+
+    def callback_accept_step(self, t, y, h):
+        self.note("accept", t, y, h)
+
+    def callback_reject_step(self, t, y, h):
+        self.note("reject", t, y, h)
+
+    def callback_step_adjoint(self, t, y, h):
+        self.note("adjoint", t, y, h)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_callbacks(backwards):
+    func = Watched()
+    t = TIMES.flip(0) if backwards else TIMES
+    companion.odeint_adjoint(func, Y0, t, rtol=1e-5, atol=1e-7)[-1].sum().backward()
+    seen = func.seen
+    assert len(seen["step"]) == len(seen["accept"]) + len(seen["reject"])
+    assert seen["reject"]
+    assert all(h > 0 for _, _, h in seen["step"])
+    assert torch.equal(seen["step"][0][1], Y0)
+    assert sum(h for _, _, h in seen["accept"]) == pytest.approx(2)
+    zero, y, a = seen["adjoint"][0][1]
+    assert float(zero) == 0
+    assert y.shape == a.shape == Y0.shape
+
+
+def test_fixed_steps_call_what_torchdiffeq_calls():
+    counts = []
+    for library in (companion, torchdiffeq):
+        func = Watched()
+        func.callback_accept_step = func.callback_reject_step = None
+        del func.callback_accept_step, func.callback_reject_step
+        with pytest.warns(UserWarning, match="does not support callbacks"):
+            library.odeint(func, Y0, TIMES, method="rk4", options={"step_size": 0.1})
+        counts.append([(t, h) for t, _, h in func.seen["step"]])
+        assert "accept" not in func.seen
+    for ours, theirs in zip(*counts, strict=True):
+        assert ours == pytest.approx(theirs)
+
+
+def test_a_jump_costs_no_accuracy():
+    def jumping(t, y):
+        return torch.where(t < 0.5, 1.0, -2.0) * y
+
+    exact = Y0 * math.exp(0.5 - 2 * 1.5)
+    options = {"jump_t": torch.tensor([0.5], dtype=F64)}
+    for dtype, error in ((F64, 1e-8), (torch.float32, 1e-5)):
+        evaluations = []
+
+        def counted(t, y, evaluations=evaluations):
+            evaluations.append(float(t))
+            return jumping(t, y)
+
+        y = companion.odeint(counted, Y0.to(dtype), TIMES[[0, -1]], rtol=1e-7, atol=1e-9,
+                             options=options)[-1]
+        assert torch.allclose(y, exact.to(dtype), atol=error)
+        assert 0.5 not in evaluations
+        assert len(evaluations) < 200
+
+
+@pytest.mark.parametrize("function", ["odeint", "odeint_adjoint"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_events_against_torchdiffeq(function, reverse):
+    class Ball(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gravity = nn.Parameter(torch.tensor(9.81, dtype=F64))
+
+        def forward(self, t, state):
+            x, v = state
+            return v, -self.gravity * torch.ones_like(x)
+
+    results = []
+    for library in (companion, torchdiffeq):
+        ball = Ball()
+        x0 = torch.tensor([10.0], dtype=F64, requires_grad=True)
+        v0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
+        t0 = torch.tensor(0.3, dtype=F64)
+        t, (x, v) = library.odeint_event(
+            ball, (x0, v0), t0, event_fn=lambda t, y: y[0] - 0.5, reverse_time=reverse,
+            odeint_interface=getattr(library, function), rtol=1e-10, atol=1e-12,
+        )
+        assert x.shape == v.shape == (2, 1)
+        grads = torch.autograd.grad(t + v[-1].sum(), (x0, v0, ball.gravity))
+        results.append([t, x[-1], v[-1], *grads])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-7)
+
+
+def test_parameters_of_the_event_need_not_be_in_the_state():
+    level = torch.tensor(0.25, dtype=F64, requires_grad=True)
+    t, _ = companion.odeint_event(
+        lambda t, y: -y, torch.ones(1, dtype=F64), torch.tensor(0.0, dtype=F64),
+        event_fn=lambda t, y: y - level, odeint_interface=companion.odeint_adjoint,
+        rtol=1e-10, atol=1e-12,
+    )
+    assert float(t) == pytest.approx(math.log(4), abs=1e-8)
+    assert float(torch.autograd.grad(t, level)[0]) == pytest.approx(-4, abs=1e-7)
+
+
+def test_tolerances_of_a_tuple_and_other_states():
+    y0 = (torch.ones(2, dtype=F64), torch.ones((), dtype=F64))
+    ours, theirs = both(
+        func=lambda t, y: (-y[0], y[1] * torch.cos(t)), y0=y0,
+        rtol=(1e-8, 1e-6), atol=(torch.tensor(1e-9), torch.tensor(1e-8)),
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    single = companion.odeint(forced, Y0, TIMES[:1])
+    assert torch.equal(single, Y0[None])
+    wave = companion.odeint(lambda t, y: 1j * y, torch.ones(1, dtype=torch.complex64),
+                            TIMES, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(wave[:, 0], torch.exp(1j * TIMES).to(torch.complex64), atol=1e-4)
+
+
+def test_f_may_ask_for_gradients_of_its_state():
+    """A continuous normalizing flow takes the trace of the Jacobian inside f."""
+    def flow(t, state):
+        z, _ = state
+        with torch.enable_grad():
+            z.requires_grad_()
+            velocity = torch.tanh(z) * torch.cos(t)
+            (slope,) = torch.autograd.grad(velocity.sum(), z, create_graph=True)
+        return velocity, -slope
+
+    y0 = (torch.linspace(-1, 1, 5, dtype=F64), torch.zeros(5, dtype=F64))
+    with torch.no_grad():
+        ours, theirs = both(func=flow, y0=y0, rtol=1e-8, atol=1e-10)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"method": "rk4", "options": {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}},
+         ValueError, "both step_size and grid_constructor"),
+        ({"method": "rk4", "options": {"grid_constructor": lambda f, y, t: t[1:]}},
+         ValueError, "from the first of t to the last"),
+        ({"method": "rk4", "options": {"interp": "quintic"}}, ValueError, "linear"),
+        ({"method": "rk4", "options": {"perturb": 1}}, TypeError, "perturb"),
+        ({"options": {"step_t": torch.tensor([0.2, 0.2])}}, ValueError, "repeat"),
+        ({"options": {"step_t": [0.2], "jump_t": [0.2]}}, ValueError, "repeat"),
+        ({"options": {"dtype": torch.int64}}, TypeError, "dtype"),
+        ({"options": {"min_step": 2.0, "max_step": 1.0}}, ValueError, "min_step"),
+        ({"options": {"max_order": 4}}, ValueError, "'max_order'"),
+        ({"method": "explicit_adams", "options": {"max_order": 40}}, ValueError, "max_order"),
+        ({"method": "scipy_solver", "options": {"solver": "RK4"}}, ValueError, "unknown solver"),
+        ({"event_fn": lambda t, y: y[0]}, ValueError, "length 2"),
+        ({"event_fn": lambda t, y: y[0], "method": "rk4", "t": TIMES[:2]}, ValueError, "step_size"),
+    ],
+)
+def test_wrong_options(arguments, error, message):
+    arguments = {"t": TIMES} | arguments
+    with pytest.raises(error, match=message):
+        companion.odeint(forced, Y0, arguments.pop("t"), **arguments)
+
+
+def test_min_step_accepts_what_the_tolerance_would_not():
+    options = {"min_step": 0.1, "first_step": 0.1}
+    ours, theirs = both(t=TIMES[[0, -1]], rtol=1e-12, atol=1e-14, options=options)
+    assert torch.allclose(ours, theirs, atol=1e-9)
