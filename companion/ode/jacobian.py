@@ -27,6 +27,8 @@ class RealSpace:
         n: length of the vector.
         dtype: the widest real dtype of the leaves, and at least float32, the least for which
             there are factorisations.
+        rounding: relative size of what rounding may leave of a state: a few units in the last
+            place of the narrowest leaf.
     """
 
     def __init__(self, y: Leaves) -> None:
@@ -35,6 +37,7 @@ class RealSpace:
         self._sizes = [leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in y]
         self.n = sum(self._sizes)
         self.dtype = torch.promote_types(time_dtype(y), torch.float32)
+        self.rounding = 10 * max(torch.finfo(dtype).eps for dtype in self._dtypes)
 
     def pack(self, leaves: Leaves) -> Tensor:
         """The vector, shape (n,); leaves beyond those of a state are left out."""

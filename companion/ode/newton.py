@@ -93,6 +93,7 @@ class StageEquations:
         self.space = space
         self.matrix = matrix
         self.h = h
+        self._weights = tuple(tuple(h * a for a in row) for row in matrix)
         self.times = times
         self.base = base
         self.integrands = False
@@ -108,7 +109,7 @@ class StageEquations:
             rate = self.space.pack(value)
             self.pushed = self.pushed or unpack_dual(rate).tangent is not None
             rates.append(rate.detach())
-        return z - self.h * mix(self.matrix, rates)
+        return z - mix(self._weights, rates)
 
     def jacobians(self, z: Tensor) -> list[Tensor]:
         """The Jacobian of the field at each stage."""
@@ -129,7 +130,7 @@ def mix(matrix: Matrix, vectors: Sequence[Tensor]) -> Tensor:
         for weight, vector in zip(weights[1:], vectors[1:], strict=True):
             row = torch.add(row, vector, alpha=weight)
         rows.append(row)
-    return torch.stack(rows)
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
 
 
 class Newton:
@@ -169,7 +170,7 @@ class Newton:
         if start is None or start[1] != t or start[2] is not y:
             self._fresh = False
             self.space = RealSpace(y)
-            self._sizes = [leaf.detach().abs() for leaf in y]
+            self._units = self._per_tolerance(y)
         self._start = (field, t, y)
         return self.space
 
@@ -286,19 +287,29 @@ class Newton:
         self._factors.clear()
         self._fresh, self._stale, self._eta = True, False, 1.0
 
+    def _per_tolerance(self, y: Leaves) -> Leaves:
+        """The reciprocals of the tolerances at a state."""
+        method = self.method
+        sizes = [leaf.detach().abs() for leaf in y]
+        ones = [torch.ones_like(size) for size in sizes]
+        return in_tolerances(ones, method.rtol, method.atol, sizes)
+
     def _measure(self, change: Tensor, stages: Tensor | None = None) -> list[float]:
         """The size of a change in units of the tolerances, and that of the stages' rounding."""
-        norms = [torch.stack([self._norm(row) for row in change]).max()]
+        sizes = [self._norm(change)]
         if stages is not None:
-            eps = max(torch.finfo(size.dtype).eps for size in self._sizes)
-            rows = [self._norm(10 * eps * row) for row in stages]
-            norms.append(torch.stack(rows).max())
-        return torch.stack(norms).tolist()
+            sizes.append(self._norm(stages * self.space.rounding))
+        return torch.stack(sizes).tolist()
 
-    def _norm(self, vector: Tensor) -> Tensor:
-        method = self.method
-        leaves = self.space.split(vector)
-        return method.norm(in_tolerances(leaves, method.rtol, method.atol, self._sizes))
+    def _norm(self, vectors: Tensor) -> Tensor:
+        """The largest norm of several states."""
+        norms = [
+            self.method.norm(
+                [x * unit for x, unit in zip(self.space.split(row), self._units, strict=True)]
+            )
+            for row in vectors
+        ]
+        return norms[0] if len(norms) == 1 else torch.stack(norms).max()
 
     def _require_small(self, stages: int) -> None:
         size = torch.finfo(self.space.dtype).bits // 8

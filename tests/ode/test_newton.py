@@ -1,0 +1,319 @@
+"""Jacobians of vector fields, and Newton's method on the equations of stages."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from companion import FixedStep, SolverError, solve
+from companion.ode import Stats, newton
+from companion.ode import jacobian as jacobian_module
+from companion.ode.jacobian import RealSpace, jacobian
+from companion.ode.method import Method
+from companion.ode.newton import Newton, NewtonFailure, StageEquations
+from tests.ode.problems import F64
+
+DTYPES = [torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128]
+
+
+@given(
+    shapes=st.lists(
+        st.tuples(st.lists(st.integers(0, 3), max_size=3), st.sampled_from(DTYPES)),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(deadline=None, max_examples=50)
+def test_a_state_survives_the_way_to_a_vector_and_back(shapes):
+    leaves = [torch.randn(shape, dtype=dtype) for shape, dtype in shapes]
+    space = RealSpace(leaves)
+    vector = space.pack([*leaves, torch.ones(7)])
+    real = sum(leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in leaves)
+    assert vector.shape == (space.n,) == (real,)
+    assert not vector.is_complex()
+    back = space.unpack(vector)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(leaves, back, strict=True))
+
+
+def central(field, space, t, x, eps=1e-6):
+    """The Jacobian by central differences."""
+
+    def rate(x):
+        return space.pack(field(t, space.unpack(x)))
+
+    columns = [(rate(x + eps * e) - rate(x - eps * e)) / (2 * eps) for e in torch.eye(len(x)).to(x)]
+    return torch.stack(columns, 1)
+
+
+def coupled(t, y):
+    """Real and complex parts of two precisions, not holomorphic, with an integrand at the end."""
+    a, b = y
+    first = (a.sin() * t + b.abs().sum() ** 2).to(a.dtype)
+    return [first, (b.conj() * b + 1j * a.sum() * b).to(b.dtype), torch.ones(3)]
+
+
+def test_the_jacobian_is_that_of_central_differences():
+    y = [torch.randn(2, 2, dtype=F64), torch.randn(3, dtype=torch.complex128)]
+    space = RealSpace(y)
+    x = space.pack(y)
+    exact = jacobian(coupled, space, 0.7, x)
+    assert exact.shape == (10, 10)
+    assert torch.allclose(exact, central(coupled, space, 0.7, x), rtol=1e-7, atol=1e-8)
+    assert not exact.requires_grad
+
+
+def test_rows_in_several_batches_are_the_same_rows(monkeypatch):
+    space, x = RealSpace([torch.zeros(5, dtype=F64)]), torch.randn(5, dtype=F64)
+
+    def field(t, y):
+        return [y[0] ** 2 * y[0].sum()]
+
+    whole = jacobian(field, space, 0.0, x)
+    monkeypatch.setattr(jacobian_module, "ROWS", 2)
+    assert torch.equal(jacobian(field, space, 0.0, x), whole)
+
+
+class Unbatched(torch.autograd.Function):
+    """The square; its backward pass reads a number back, which vmap cannot do."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad if grad.sum().item() else torch.zeros_like(x)
+
+
+def with_inner_gradient(t, y):
+    """A field that differentiates something itself, as Hamiltonian networks do."""
+    (q,) = y
+    with torch.enable_grad():
+        q = q.requires_grad_()
+        (grad,) = torch.autograd.grad((q**4).sum(), q, create_graph=True)
+    return [-grad]
+
+
+@pytest.mark.parametrize(
+    ("field", "derivative"),
+    [
+        (lambda t, y: [Unbatched.apply(y[0])], lambda x: 2 * x),
+        (with_inner_gradient, lambda x: -12 * x**2),
+        (lambda t, y: [torch.ones_like(y[0])], torch.zeros_like),
+        (lambda t, y: [y[0].sign() * t], torch.zeros_like),
+    ],
+    ids=["no vmap", "gradient inside", "constant", "piecewise constant"],
+)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_jacobians_of_unusual_fields(field, derivative, mode):
+    x = torch.tensor([0.3, -1.2, 2.0], dtype=F64)
+    with mode():
+        found = jacobian(field, RealSpace([x]), 0.5, x)
+    assert torch.allclose(found, torch.diag(derivative(x)), rtol=1e-14)
+
+
+def test_a_parameter_does_not_hide_that_f_is_constant_in_y():
+    p = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    x = torch.ones(2, dtype=F64)
+    assert not jacobian(lambda t, y: [p * torch.ones(2)], RealSpace([x]), 0.0, x).any()
+
+
+@pytest.mark.parametrize("hide", [torch.no_grad, torch.inference_mode])
+def test_a_hidden_derivative_is_an_error_and_not_zero(hide):
+    def f(t, y):
+        with hide():
+            return -y
+
+    with pytest.raises(ValueError, match="autograd does not see"):
+        solve(f, torch.ones(2), [0.0, 1.0], method="implicit_euler", control=FixedStep(0.1))
+
+
+def test_an_error_in_f_is_not_hidden_by_the_fallback():
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no way back")
+
+    x = torch.ones(2)
+    with pytest.raises(RuntimeError, match="no way back"):
+        jacobian(lambda t, y: [Broken.apply(y[0])], RealSpace([x]), 0.0, x)
+
+
+# Newton's method.
+
+
+def equations_for(field, y, h, solver, matrix=((1.0,),)):
+    space = solver.begin(field, 0.0, y)
+    base = torch.stack([space.pack(y)] * len(matrix))
+    return StageEquations(field, space, matrix, h, [0.0] * len(matrix), base)
+
+
+def newton_for(control=None, **options):
+    stats = Stats()
+    return Newton(Method("trbdf2", control=control, **options), stats), stats
+
+
+class Counted:
+    def __init__(self, field):
+        self.field, self.calls = field, 0
+
+    def __call__(self, t, y):
+        self.calls += 1
+        return self.field(t, y)
+
+
+A = torch.tensor([[-1.0, 3.0], [-2.0, -4.0]], dtype=F64)
+
+
+def linear(t, y):
+    return [A @ y[0]]
+
+
+@pytest.mark.parametrize("matrix", [((0.5,),), ((0.25, -0.04), (0.54, 0.25))])
+def test_linear_stages_are_exact_after_one_iteration(matrix):
+    y, h, m = [torch.tensor([1.0, 2.0], dtype=F64)], 0.3, len(matrix)
+    solver, stats = newton_for()
+    field = Counted(linear)
+    equations = equations_for(field, y, h, solver, matrix)
+    z = solver.solve(equations, torch.zeros(m, 2, dtype=F64))
+    # z = h (A (x) J) (1 (x) y + z), by Kronecker's product.
+    coupling = h * torch.kron(torch.tensor(matrix, dtype=F64), A)
+    expected = torch.linalg.solve(torch.eye(2 * m) - coupling, coupling @ y[0].repeat(m))
+    assert torch.allclose(z.reshape(-1), expected, rtol=1e-14)
+    # One iteration finds the solution, one more finds that it is one; and one f for J.
+    assert field.calls == 1 + 2 * m
+    assert (stats.jacobians, stats.factorisations) == (1, 1)
+
+
+def test_a_factorisation_serves_the_steps_of_a_fixed_grid_and_near_sizes():
+    solver, stats = newton_for()
+    y = [torch.tensor([1.0, 2.0], dtype=F64)]
+    for h in (0.1, 0.1 + 1e-15, 0.11, 0.095):
+        equations = equations_for(linear, y, h, solver)
+        z = solver.solve(equations, torch.zeros(1, 2, dtype=F64))
+        expected = torch.linalg.solve(torch.eye(2) - h * A, h * A @ y[0])
+        assert torch.allclose(z[0], expected, atol=0, rtol=1e-7)
+    assert (stats.jacobians, stats.factorisations) == (1, 1)
+    equations = equations_for(linear, y, 0.2, solver)
+    solver.solve(equations, torch.zeros(1, 2, dtype=F64))
+    assert (stats.jacobians, stats.factorisations) == (1, 2)
+
+
+def cubic(t, y):
+    return [-(y[0] ** 3)]
+
+
+def test_a_bad_rate_of_convergence_asks_for_a_new_jacobian_in_the_next_step():
+    solver, stats = newton_for()
+    y = [torch.tensor([1.0], dtype=F64)]
+    zero = torch.zeros(1, 1, dtype=F64)
+    for _ in range(2):
+        # The same step again: its Jacobian is as good as can be.
+        solver.solve(equations_for(cubic, y, 0.3, solver), zero)
+    assert stats.jacobians == 1
+    y = [torch.tensor([0.9], dtype=F64)]
+    solver.solve(equations_for(cubic, y, 0.3, solver), zero)
+    assert stats.jacobians == 2
+
+
+def test_a_failure_with_an_old_jacobian_is_repeated_with_a_new_one():
+    solver, stats = newton_for()
+    mild, stiff = [torch.tensor([0.01], dtype=F64)], [torch.tensor([5.0], dtype=F64)]
+    zero = torch.zeros(1, 1, dtype=F64)
+    solver.solve(equations_for(cubic, mild, 0.02, solver), zero)
+    z = solver.solve(equations_for(cubic, stiff, 0.02, solver), zero)
+    assert stats.jacobians == 2
+    end = stiff[0] + z
+    assert torch.allclose(end + 0.02 * end**3, stiff[0], rtol=1e-6)
+
+
+def test_full_newton_takes_over_where_a_fixed_step_is_too_large_for_one_jacobian():
+    y, zero = [torch.tensor([5.0], dtype=F64)], torch.zeros(1, 1, dtype=F64)
+    h = 20.0
+    adaptive, _ = newton_for(max_iterations=12)
+    with pytest.raises(NewtonFailure, match="more than 12 iterations"):
+        adaptive.solve(equations_for(cubic, y, h, adaptive), zero)
+    fixed, stats = newton_for(FixedStep(h), max_iterations=12)
+    end = y[0] + fixed.solve(equations_for(cubic, y, h, fixed), zero)
+    assert torch.allclose(end + h * end**3, y[0], rtol=1e-9)
+    assert stats.jacobians > 3
+
+
+def test_divergence_and_values_that_are_not_finite_fail():
+    y, zero = [torch.tensor([1.0], dtype=F64)], torch.zeros(1, 1, dtype=F64)
+    solver, _ = newton_for()
+    with pytest.raises(NewtonFailure, match="diverges"):
+        solver.solve(equations_for(lambda t, y: [10 * (y[0] - 3).atan()], y, 50.0, solver), zero)
+    solver, _ = newton_for()
+    with pytest.raises(NewtonFailure, match="not finite"):
+        solver.solve(equations_for(lambda t, y: [(y[0] - 2).log()], y, 0.1, solver), zero)
+    # 1 - h J is singular.
+    solver, _ = newton_for()
+    with pytest.raises(NewtonFailure, match="not finite"):
+        solver.solve(equations_for(lambda t, y: [y[0]], y, 1.0, solver), zero)
+
+
+def test_the_iteration_stops_at_the_rounding_of_f():
+    """Tolerances that float32 cannot meet are met as well as it can."""
+    solver, _ = newton_for(FixedStep(1.0), rtol=1e-12, atol=1e-12)
+    y = [torch.tensor([1.0, -2.0])]
+    z = solver.solve(equations_for(cubic, y, 0.1, solver), torch.zeros(1, 2))
+    end = y[0] + z[0]
+    assert torch.allclose(end + 0.1 * end**3, y[0], rtol=1e-6)
+
+
+class ReadBacks(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_iteration_reads_back_once(monkeypatch):
+    measured = []
+    measure = Newton._measure
+
+    def watch(self, *args):
+        measured.append(args)
+        return measure(self, *args)
+
+    monkeypatch.setattr(Newton, "_measure", watch)
+    solver, _ = newton_for()
+    field = Counted(cubic)
+    y = [torch.tensor([1.0], dtype=F64)]
+    with ReadBacks() as reads:
+        solver.solve(equations_for(field, y, 0.3, solver), torch.zeros(1, 1, dtype=F64))
+    # One evaluation is the Jacobian's; on the CPU a list of numbers needs no read-back operation.
+    assert len(measured) == field.calls - 1
+    assert reads.count == 0
+
+
+def test_a_state_too_large_for_a_dense_matrix_is_refused(monkeypatch):
+    monkeypatch.setattr(newton, "LARGEST", 8 * 20**2)
+    y0 = torch.ones(21, dtype=F64)
+    with pytest.raises(ValueError, match=r"n = 21 real entries.*21 x 21.*explicit method"):
+        solve(lambda t, y: -y, y0, [0.0, 1.0], method="kencarp4")
+    with pytest.raises(ValueError, match=r"n = 11 real entries.*22 x 22"):
+        solve(lambda t, y: -y, y0[:11], [0.0, 1.0], method="gl4", control=FixedStep(0.1))
+    solve(lambda t, y: -y, y0[:20], [0.0, 1.0], method="kencarp4")
+
+
+def test_a_failure_reaches_the_user_as_a_solver_error():
+    with pytest.raises(SolverError, match="could not be solved"):
+        solve(
+            lambda t, y: (y - 2).log(),
+            torch.ones(1),
+            [0.0, 1.0],
+            method="implicit_euler",
+            control=FixedStep(0.1),
+        )
