@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
-from companion.adjoint import STRATEGIES, Gradient
+from companion.adjoint import STRATEGIES, Direct, Gradient
+from companion.ode.batched import (
+    check_batched_method,
+    check_batched_times,
+    integrate_batched,
+)
 from companion.ode.event import Event, EventRecord
 from companion.ode.event_time import event_time
 from companion.ode.field import Leaves
@@ -37,6 +42,7 @@ def solve(
     jump_t: Sequence[float] | Tensor = (),
     first_step: float | None = None,
     max_steps: int = 10_000,
+    batched: bool = False,
     progress: bool = False,
 ) -> Solution:
     r"""Solve :math:`dy/dt = f(t, y, *args)`, :math:`y(t_0) = y_0`.
@@ -68,6 +74,10 @@ def solve(
         jump_t: times at which f jumps: steps end there, and each sees f on its own side only.
         first_step: size of the first step; None chooses it.
         max_steps: steps tried before the solve is given up.
+        batched: whether the first axis of the state is a batch whose samples are independent:
+            each then has its own step sizes, so that its result does not depend on the others.
+            f gets t of shape (B,); t may have shape (B, T), with times of each sample's own.
+            Explicit methods with an error estimate, and gradient="direct" only.
         progress: show a progress bar.
 
     Returns:
@@ -97,10 +107,30 @@ def solve(
         jump_t=jump_t,
     )
     strategy = find_strategy(gradient)
+    if batched:
+        if event is not None or dense or progress or not isinstance(strategy, Direct):
+            raise ValueError(
+                "batched=True goes without event, dense and progress, and with "
+                "gradient='direct': leave one of them out"
+            )
+        return _solve_batched(f, y0, t, args, plan)
     problem = pose(f, y0, t, args, plan, event=event, dense=dense)
     if progress:
         problem = problem.watched_by(ProgressBar(problem.times[0], problem.times[-1]))
     return solution_of(problem, strategy)
+
+
+def _solve_batched(
+    f: Callable[..., Any], y0: Any, t: Any, args: tuple, method: Method
+) -> Solution:
+    """Every sample of the batch with step sizes of its own."""
+    # The times are checked on their own: they may have an axis more.
+    problem = pose(f, y0, [0.0], args, method)
+    check_batched_method(problem.method)
+    times, own = check_batched_times(t, problem.y0)
+    stats = Stats()
+    leaves = integrate_batched(problem.field(stats), problem.method, problem.y0, own, stats)
+    return Solution(times, tree_unflatten(leaves, problem.spec), stats)
 
 
 def solution_of(problem: Problem, strategy: Gradient) -> Solution:

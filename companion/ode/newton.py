@@ -167,9 +167,10 @@ class Newton:
     def begin(self, field: VectorField, t: float, y: Leaves) -> RealSpace:
         """Go to the beginning of a step, or again to the same one with another step size."""
         start = self._start
+        if start is None:
+            self.space = RealSpace(y)
         if start is None or start[1] != t or start[2] is not y:
             self._fresh = False
-            self.space = RealSpace(y)
             self._units = self._per_tolerance(y)
         self._start = (field, t, y)
         return self.space

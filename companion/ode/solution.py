@@ -18,7 +18,7 @@ class Stats:
 
     Attributes:
         evaluations: calls of f.
-        accepted: steps taken.
+        accepted: steps taken; of ``batched=True`` an int64 tensor of shape (B,), and so rejected.
         rejected: steps tried and thrown away because their error was too large, or because the
             equations of an implicit method could not be solved.
         jacobians: Jacobians of f computed, for implicit methods.
