@@ -201,7 +201,8 @@ def test_the_error_estimate_is_filtered_of_what_is_damped_already():
     assert plain[1].abs() > 1e3 * filtered[1].abs()
 
 
-def test_integrands_are_evaluated_at_the_stages_and_feed_nothing_back():
+@pytest.mark.parametrize("graph", [False, True])
+def test_integrands_are_evaluated_at_the_stages_and_feed_nothing_back(graph):
     """Their integral is that of a state that has them as equations."""
     tableau, h = METHODS["kvaerno3"], 0.3
     y0 = torch.tensor([1.0, -0.5], dtype=F64)
@@ -212,7 +213,8 @@ def test_integrands_are_evaluated_at_the_stages_and_feed_nothing_back():
     def augmented(t, leaves):
         return [forced(t, leaves[0]), leaves[0].sum() * t]
 
-    step, _ = march(tableau, with_integrands, [y0], 0.1, h)
+    with torch.set_grad_enabled(graph):
+        step, _ = march(tableau, with_integrands, [y0], 0.1, h)
     plain, _ = march(tableau, one(forced), [y0], 0.1, h)
     assert torch.equal(step.y[0], plain.y[0])
     assert all(len(stage) == 3 and stage[2] is None for stage in step.stages)
@@ -294,7 +296,8 @@ def test_derivatives_in_both_modes_along_a_direction(tableau):
         for s in (1, -1)
     )
     central = (ahead - behind) / (2 * eps)
-    with forward_ad.dual_level():
+    # Forward mode does not ask whether reverse mode is on.
+    with torch.no_grad(), forward_ad.dual_level():
         duals = [
             forward_ad.make_dual(x.detach(), d) for x, d in zip(points, directions, strict=True)
         ]
@@ -345,8 +348,8 @@ def test_the_gradient_of_a_solve_agrees_with_a_tight_explicit_one():
         assert torch.allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
-def step_from(x):
-    step, _ = march(METHODS["trbdf2"], one(lambda t, y: -(y**3) * y.sum()), [x], 0.0, 0.15)
+def step_from(x, method="implicit_euler"):
+    step, _ = march(METHODS[method], one(lambda t, y: -(y**3) * y.sum()), [x], 0.0, 0.15)
     return step.y[0]
 
 
@@ -357,11 +360,16 @@ def linear_loss(x):
 X = torch.tensor([1.0, 0.4, -0.7], dtype=F64)
 
 
-def test_transforms_of_torch_func_give_first_derivatives():
-    expected = torch.autograd.functional.jacobian(step_from, X)
-    assert torch.allclose(torch.func.jacrev(step_from)(X), expected, rtol=1e-12)
-    assert torch.allclose(torch.func.jacfwd(step_from)(X), expected, rtol=1e-12)
-    assert torch.allclose(torch.func.grad(linear_loss)(X), expected.sum(0), rtol=1e-12)
+@pytest.mark.parametrize("method", ["trbdf2", "radauIIA3"])
+def test_transforms_of_torch_func_give_first_derivatives(method):
+    def end(x):
+        return step_from(x, method)
+
+    expected = torch.autograd.functional.jacobian(end, X)
+    assert torch.allclose(torch.func.jacrev(end)(X), expected, rtol=1e-12)
+    assert torch.allclose(torch.func.jacfwd(end)(X), expected, rtol=1e-12)
+    grad = torch.func.grad(lambda x: end(x).sum())(X)
+    assert torch.allclose(grad, expected.sum(0), rtol=1e-12)
 
 
 def reverse_over_reverse():
@@ -383,7 +391,7 @@ def reverse_over_reverse():
     ids=["autograd twice", "grad grad", "jvp grad", "grad jvp", "jvp jvp", "hessian"],
 )
 def test_a_second_derivative_is_an_error_and_not_wrong(second):
-    """A linear loss of the step is the case that would go unnoticed."""
+    """One stage and a linear loss are the case that would go unnoticed."""
     with pytest.raises(RuntimeError, match="second derivatives"):
         second()
 

@@ -206,6 +206,19 @@ def test_a_factorisation_serves_the_steps_of_a_fixed_grid_and_near_sizes():
     assert (stats.jacobians, stats.factorisations) == (1, 2)
 
 
+def test_a_factorisation_for_another_step_size_is_off_evenly():
+    """By r in the stiff component and by 1 in the other: the error falls by (r - 1) / (r + 1)."""
+    solver, _ = newton_for(rtol=1e-10, atol=1e-10)
+    y, zero = [torch.tensor([1.0, 1.0], dtype=F64)], torch.zeros(1, 2, dtype=F64)
+    rates = torch.tensor([-1e7, -1e-3], dtype=F64)
+    field = Counted(lambda t, y: [rates * y[0]])
+    solver.solve(equations_for(field, y, 0.1, solver), zero)
+    before = field.calls
+    solver.solve(equations_for(field, y, 0.118, solver), zero)
+    # 0.18 / 2.18 to the power of 11 is below 1e-11, 0.18 is to the power of 15.
+    assert field.calls - before <= 12
+
+
 def cubic(t, y):
     return [-(y[0] ** 3)]
 
@@ -238,8 +251,11 @@ def test_full_newton_takes_over_where_a_fixed_step_is_too_large_for_one_jacobian
     y, zero = [torch.tensor([5.0], dtype=F64)], torch.zeros(1, 1, dtype=F64)
     h = 20.0
     adaptive, _ = newton_for(max_iterations=12)
+    field = Counted(cubic)
     with pytest.raises(NewtonFailure, match="more than 12 iterations"):
-        adaptive.solve(equations_for(cubic, y, h, adaptive), zero)
+        adaptive.solve(equations_for(field, y, h, adaptive), zero)
+    # It sees that coming from the rate of convergence.
+    assert field.calls < 6
     fixed, stats = newton_for(FixedStep(h), max_iterations=12)
     end = y[0] + fixed.solve(equations_for(cubic, y, h, fixed), zero)
     assert torch.allclose(end + h * end**3, y[0], rtol=1e-9)
