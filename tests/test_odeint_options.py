@@ -1,14 +1,17 @@
 """torchdiffeq's options, callbacks and events, against torchdiffeq itself."""
 
+import collections
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import torchdiffeq
 from torch import nn
 
 import companion
-from companion.odeint import ADAPTIVE, FIXED
+from companion.odeint.options import ADAPTIVE, FIXED, SCHEMES
 from tests.ode.problems import F64, forced, forced_reference
 
 Y0 = torch.tensor([1.0, -0.5], dtype=F64)
@@ -59,14 +62,17 @@ def test_adaptive_options_are_taken(method, options):
 def test_every_method_of_torchdiffeq_has_its_name_here():
     from torchdiffeq._impl.odeint import SOLVERS
 
-    assert set(SOLVERS) <= {*ADAPTIVE, *FIXED, "scipy_solver"}
+    assert set(SOLVERS) <= set(SCHEMES)
 
 
-@pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED, "scipy_solver"])
-@pytest.mark.parametrize("function", ["odeint", "odeint_adjoint"])
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [
+        *((method, "odeint") for method in [*ADAPTIVE, *FIXED]),
+        *((method, "odeint_adjoint") for method in SCHEMES),
+    ],
+)
 def test_every_method_solves_and_differentiates(method, function):
-    if (method, function) == ("scipy_solver", "odeint"):
-        pytest.skip("not differentiable through its steps; see tests/ode/test_scipy_solver.py")
     rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
     options = {"step_size": 0.02, "interp": "cubic"} if method in FIXED else None
     y = getattr(companion, function)(
@@ -212,6 +218,104 @@ def test_tolerances_of_a_tuple_and_other_states():
     assert torch.allclose(wave[:, 0], torch.exp(1j * TIMES).to(torch.complex64), atol=1e-4)
 
 
+Pair = collections.namedtuple("Pair", "first second")
+
+
+@pytest.mark.parametrize("state", [tuple, lambda y: Pair(*y)])
+@pytest.mark.parametrize("rates", [tuple, list, lambda y: Pair(*y)])
+def test_f_may_return_any_sequence_for_a_tuple(state, rates):
+    def f(t, y):
+        assert isinstance(y, tuple)
+        return rates((-y[0], y[1] * torch.cos(t)))
+
+    ours, theirs = both(func=f, y0=state((Y0, Y0[:1])))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("rates", [lambda y: [-y[0]], lambda y: {"first": -y[0], "second": -y[1]}])
+def test_what_is_not_a_tuple_of_the_same_length_is_refused(rates):
+    with pytest.raises(TypeError, match="f returned the structure"):
+        companion.odeint(lambda t, y: rates(y), (Y0, Y0), TIMES)
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor])
+def test_a_tolerance_for_each_entry_of_a_tensor(convert):
+    loose_and_tight = convert([1e-2, 1e-9])
+    ours, theirs = both(func=lambda t, y: -y * t, rtol=loose_and_tight, atol=convert([1e-2, 1e-9]))
+    assert torch.allclose(ours, theirs, atol=1e-3)
+    exact = Y0 * torch.exp(-(TIMES**2) / 2)[:, None]
+    assert (ours - exact)[:, 1].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("convert", [list, tuple, np.array, torch.tensor])
+@pytest.mark.parametrize("state", [tuple, lambda y: Pair(*y)])
+def test_a_tolerance_for_each_tensor_of_a_tuple(convert, state):
+    """Not for each entry of each tensor: the tensors have two entries as well."""
+    evaluations = []
+    for parts in ([1e-9, 1e3], [1e3, 1e-9]):
+        calls = []
+
+        def f(t, y, calls=calls):
+            calls.append(t)
+            return -y[0], -1e-3 * y[1]
+
+        companion.odeint(f, state((Y0, Y0)), TIMES, rtol=convert(parts), atol=1e-12)
+        evaluations.append(len(calls))
+    # The first tensor is the fast one: to follow it closely takes many steps.
+    assert evaluations[0] > 2 * evaluations[1]
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_there_must_be_a_tolerance_for_every_tensor(name):
+    with pytest.raises(ValueError, match=f"{name} has 3 parts, the state y0 has 2 tensors"):
+        companion.odeint(lambda t, y: (-y[0], -y[1]), (Y0, Y0), TIMES, **{name: (1e-5,) * 3})
+
+
+@pytest.mark.parametrize("function", ["odeint", "odeint_adjoint"])
+@pytest.mark.parametrize("as_state", [lambda y: y, lambda y: (y,)])
+def test_the_users_state_keeps_its_flags(function, as_state):
+    def greedy(t, y):
+        leaf = y if isinstance(y, torch.Tensor) else y[0]
+        with torch.enable_grad():
+            leaf.requires_grad_()
+            (slope,) = torch.autograd.grad(torch.sin(leaf).sum(), leaf, create_graph=True)
+        return as_state(-slope)
+
+    y0 = Y0.clone()
+    getattr(companion, function)(greedy, as_state(y0), TIMES)
+    assert not y0.requires_grad
+
+
+def test_none_is_the_default_of_an_option():
+    names = ("first_step", "step_t", "jump_t", "norm", "max_num_steps")
+    ours = companion.odeint(forced, Y0, TIMES, options=dict.fromkeys(names))
+    assert torch.equal(ours, companion.odeint(forced, Y0, TIMES))
+    names = ("step_size", "grid_constructor", "interp", "perturb")
+    ours = companion.odeint(forced, Y0, TIMES, method="rk4", options=dict.fromkeys(names))
+    assert torch.equal(ours, companion.odeint(forced, Y0, TIMES, method="rk4"))
+    with pytest.raises(ValueError, match="'nothing'"):
+        companion.odeint(forced, Y0, TIMES, options={"nothing": None})
+
+
+@pytest.mark.parametrize("options", [{"step_size": 0.1}, {"perturb": True}, {"interp": "cubic"},
+                                     {"grid_constructor": lambda f, y, t: t}])
+def test_one_time_needs_no_grid(options):
+    ours, theirs = both(t=TIMES[:1], method="rk4", options=options)
+    assert torch.equal(ours, theirs)
+
+
+def test_a_grid_may_be_a_list_or_require_a_gradient():
+    t = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
+    grids = (lambda f, y, t: t[0] + (t[1] - t[0]) * torch.linspace(0, 1, 9, dtype=F64),
+             lambda f, y, t: [i / 8 for i in range(9)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        a, b = (companion.odeint(forced, Y0, t, method="rk4", options={"grid_constructor": grid})
+                for grid in grids)
+    assert torch.equal(a, b)
+
+
 def test_f_may_ask_for_gradients_of_its_state():
     """A continuous normalizing flow takes the trace of the Jacobian inside f."""
     def flow(t, state):
@@ -247,6 +351,10 @@ def test_f_may_ask_for_gradients_of_its_state():
         ({"method": "scipy_solver", "options": {"solver": "RK4"}}, ValueError, "unknown solver"),
         ({"event_fn": lambda t, y: y[0]}, ValueError, "length 2"),
         ({"event_fn": lambda t, y: y[0], "method": "rk4", "t": TIMES[:2]}, ValueError, "step_size"),
+        ({"event_fn": lambda t, y: y[0], "method": "rk4", "t": TIMES[:2],
+          "options": {"step_size": 0.1, "perturb": True}}, ValueError, "take an adaptive method"),
+        ({"method": "rk4", "options": {"norm": torch.norm}}, ValueError, "'norm'"),
+        ({"options": {3: 4}}, ValueError, "'3'"),
     ],
 )
 def test_wrong_options(arguments, error, message):
@@ -259,3 +367,42 @@ def test_min_step_accepts_what_the_tolerance_would_not():
     options = {"min_step": 0.1, "first_step": 0.1}
     ours, theirs = both(t=TIMES[[0, -1]], rtol=1e-12, atol=1e-14, options=options)
     assert torch.allclose(ours, theirs, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"adjoint_options": 5}, TypeError, "adjoint_options must be a dictionary, got int"),
+        ({"adjoint_options": {"jump_t": [0.5]}}, ValueError, "give it in options"),
+        ({"adjoint_options": {"step_t": [0.5]}}, ValueError, "give it in options"),
+        ({"adjoint_method": "gl4", "adjoint_options": {"max_iters": 9}}, ValueError, "in options"),
+        ({"adjoint_method": "euler8", "adjoint_options": {}}, ValueError, "unknown method"),
+        ({"adjoint_rtol": (1e-3, 1e-3, 1e-3)}, ValueError, "adjoint_rtol"),
+        ({"adjoint_params": 3}, TypeError, "adjoint_params"),
+    ],
+)
+def test_wrong_arguments_of_the_adjoint(arguments, error, message):
+    with pytest.raises(error, match=message):
+        companion.odeint_adjoint(lambda t, y: (-y[0], -y[1]), (Y0, Y0), TIMES, **arguments)
+
+
+def test_the_backward_solve_knows_the_jumps_of_the_forward_solve():
+    rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    jumps = torch.tensor([0.6], dtype=F64)
+
+    def jumping(t, y):
+        return torch.where(t < 0.6, rate, -2 * rate) * y
+
+    for adjoint_options in (None, {}, {"jump_t": jumps}):
+        y = companion.odeint_adjoint(jumping, Y0, TIMES[[0, -1]], options={"jump_t": jumps},
+                                     adjoint_options=adjoint_options)
+        # y(2) = y0 exp(rate (0.6 - 2 * 1.4)).
+        (grad,) = torch.autograd.grad(y[-1].sum(), rate)
+        assert float(grad) == pytest.approx(float(-2.2 * y[-1].sum()), rel=1e-7)
+
+
+def test_the_warning_points_to_the_callers_line():
+    func = Watched()
+    with pytest.warns(UserWarning, match="'callback_accept_step'") as caught:
+        companion.odeint(func, Y0, TIMES, method="rk4")
+    assert caught[0].filename == __file__

@@ -1,13 +1,17 @@
 """The visual language of the book: one palette, one style, a few kinds of picture."""
 
 from companion.figures.plane import draw_arrows, draw_field, draw_trajectories
+from companion.figures.stability import draw_stability
 from companion.figures.style import COLORS, figure, use_style
+from companion.figures.trees import draw_tree
 
 __all__ = [
     "COLORS",
     "draw_arrows",
     "draw_field",
+    "draw_stability",
     "draw_trajectories",
+    "draw_tree",
     "figure",
     "use_style",
 ]

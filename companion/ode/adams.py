@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from numbers import Integral
 
-from companion.ode.tableau import Row, integral, lagrange
+from companion.ode.tableau import Number, Row, integral, lagrange
 
 HIGHEST = 12
 
@@ -25,8 +24,9 @@ HIGHEST = 12
 class Adams:
     """A linear multistep method for equal steps.
 
-    A Runge-Kutta method of the same order makes the first steps, and those after a change of the
-    step size.
+    A Runge-Kutta method of the same order (of order eight for all above) makes the first steps,
+    and those after a change of the step size by more than a hundredth.  Inside a step the solution
+    is the integral of the polynomial, of the order of the method.
 
     Args:
         implicit: whether Moulton's corrector follows Bashforth's predictor.
@@ -50,20 +50,27 @@ class Adams:
         return "implicit_adams" if self.implicit else "explicit_adams"
 
 
-@cache
 def bashforth(order: int) -> Row:
     """Weights of the values of f now, one step ago, two steps ago, ..."""
-    return _weights([Fraction(-j) for j in range(order)])
+    return tuple(map(sum, inside(tuple(Fraction(-j) for j in range(order)))))
 
 
-@cache
 def moulton(order: int) -> Row:
     """Weights of the values of f at the end of the step, now, one step ago, ..."""
-    return _weights([Fraction(1 - j) for j in range(order)])
+    return tuple(map(sum, inside(tuple(Fraction(1 - j) for j in range(order)))))
 
 
-def _weights(nodes: list[Fraction]) -> Row:
+def inside(nodes: tuple[Number | float, ...]) -> tuple[tuple[Number | float, ...], ...]:
+    r"""Weights of values of f in the integral of the polynomial through them.
+
+    Args:
+        nodes: where the values are, in steps from the beginning of the present one.
+
+    Returns:
+        For every value the coefficients of :math:`\theta, \theta^2, \ldots` of its weight
+        :math:`\int_0^\theta \prod_{i \ne j} \frac{s - s_i}{s_j - s_i}\, ds`.
+    """
     return tuple(
-        sum(integral(lagrange(node, [x for x in nodes if x != node])), Fraction(0))
-        for node in nodes
+        integral(lagrange(node, [x for i, x in enumerate(nodes) if i != j]))
+        for j, node in enumerate(nodes)
     )

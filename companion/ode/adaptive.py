@@ -6,13 +6,12 @@ import math
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from companion.ode.control import START
 from companion.ode.errors import NonFiniteState, NotConverged, StepSizeUnderflow
 from companion.ode.field import Leaves, Time
 from companion.ode.newton import NewtonFailure
-from companion.ode.norm import error_ratio, in_tolerances
+from companion.ode.norm import allowances, error_ratio, quotients
 from companion.ode.runge_kutta import RungeKuttaMarch
 from companion.ode.step import Step
 
@@ -30,8 +29,8 @@ class AdaptiveMarch(RungeKuttaMarch):
         self._stops = sorted({*self.method.step_t, *self._jumps})
         #: Whether time runs forward; None before the first step.
         self._forward: bool | None = None
-        #: Magnitudes of the state's entries, kept from one error estimate to the next.
-        self._magnitudes: Leaves | None = None
+        #: What the tolerances allow at the present state, kept from one error to the next.
+        self._allowed: Leaves | None = None
 
     @property
     def rates(self) -> Leaves:
@@ -44,7 +43,7 @@ class AdaptiveMarch(RungeKuttaMarch):
 
     def restart(self, y: Leaves) -> None:
         super().restart(y)
-        self._magnitudes = None
+        self._allowed = None
 
     def advance(self, target: float, end: float, node: Time | None = None) -> None:
         if self._forward is None:
@@ -100,13 +99,15 @@ class AdaptiveMarch(RungeKuttaMarch):
         capped = factor >= control.max_factor
         self.size = max(self.size, tried * factor) if capped else tried * factor
         self._take(t1, t1_node, step, h)
-        self._magnitudes = self._next_magnitudes
+        self._allowed = self._next_allowed
         if t1 in self._jumps:
             # What the method evaluated here belongs to the near side of the jump.
             self._rates = None
 
     def _next_stop(self, end: float) -> float:
         """The next time at which a step must end."""
+        if not self._stops:
+            return end
         between = [t for t in self._stops if min(self.t, end) < t < max(self.t, end)]
         if not between:
             return end
@@ -120,17 +121,18 @@ class AdaptiveMarch(RungeKuttaMarch):
             return self._sided(self.begin, self.t)(self.node, self.y)
         return self.rates
 
-    @torch.no_grad()
     def _ratio(self, step: Step) -> float:
-        method = self.method
-        if self._magnitudes is None:
-            self._magnitudes = [y.abs() for y in self.y]
-        self._next_magnitudes = [y.abs() for y in step.y]
-        larger = [
-            torch.maximum(a, b)
-            for a, b in zip(self._magnitudes, self._next_magnitudes, strict=True)
-        ]
-        return error_ratio(method.norm, step.error, method.rtol, method.atol, larger)
+        # The step size is a constant for the gradient.  (no_grad would cost as much as two
+        # operations, in every step.)
+        if self._allowed is None:
+            self._allowed = self._allowance(self.y)
+        self._next_allowed = self._allowance(step.y)
+        larger = list(map(torch.maximum, self._allowed, self._next_allowed))
+        return error_ratio(self.method.norm, _constants(step.error), larger)
+
+    def _allowance(self, y: Leaves) -> Leaves:
+        sizes = [leaf.abs() for leaf in _constants(y)]
+        return allowances(sizes, self.method.rtol, self.method.atol)
 
     @torch.no_grad()
     def _first_size(self, rates: Leaves, interval: float) -> float:
@@ -138,20 +140,18 @@ class AdaptiveMarch(RungeKuttaMarch):
 
         The rates come from outside because they are the first stage, too, and need their graph.
         """
-        method = self.method
-        sizes = [y.abs() for y in self.y]
-
-        def norm(leaves: Leaves) -> Tensor:
-            return method.norm(in_tolerances(leaves, method.rtol, method.atol, sizes))
-
-        d0, d1 = torch.stack((norm(self.y), norm(rates))).tolist()
+        norm, self._allowed = self.method.norm, self._allowance(self.y)
+        d0, d1 = torch.stack(
+            [norm(quotients(leaves, self._allowed)) for leaves in (self.y, rates)]
+        ).tolist()
         if not math.isfinite(d0 + d1):
             self._explain(rates)
         small = min(0.01 * d0 / d1 if min(d0, d1) >= 1e-5 else 1e-6, abs(interval))
         signed = math.copysign(small, interval)
         there = [torch.add(y, k, alpha=signed) for y, k in zip(self.y, rates, strict=True)]
         change = self._sided(self.t, self.t + 2 * signed)(self.t + signed, there)
-        d2 = float(norm([b - a for a, b in zip(rates, change, strict=False)])) / small
+        change = [b - a for a, b in zip(rates, change, strict=False)]
+        d2 = error_ratio(norm, change, self._allowed) / small
         largest = max(d1, d2)
         if not math.isfinite(largest):
             return small
@@ -197,3 +197,7 @@ class AdaptiveMarch(RungeKuttaMarch):
             "this state, and whether the solution exists this far",
             **where,
         )
+
+
+def _constants(leaves: Leaves) -> Leaves:
+    return [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]

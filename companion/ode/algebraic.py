@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import zip_longest
-from math import lcm
+from itertools import repeat, zip_longest
+from math import lcm, prod
 
 #: Binary digits of the root that floats are computed from: far more than a float has.
 _DIGITS = 320
@@ -130,16 +130,16 @@ class Algebraic:
         return -self + other
 
     def __truediv__(self, other: object):
-        return self * (other.inverse() if isinstance(other, Algebraic) else 1 / Fraction(other))
+        if isinstance(other, (int, Fraction)):
+            return self * Fraction(1, other)
+        return self * other.inverse() if isinstance(other, Algebraic) else NotImplemented
 
     def __rtruediv__(self, other: object):
         return self.inverse() * other
 
     def __pow__(self, exponent: int):
-        power = Fraction(1)
-        for _ in range(exponent):
-            power = power * self
-        return power
+        base = self if exponent >= 0 else self.inverse()
+        return prod(repeat(base, abs(exponent)), start=Fraction(1))
 
     def __float__(self) -> float:
         return float(_horner(self.coefficients, self.field.root))

@@ -8,6 +8,7 @@ steps that end there, so that it has the accuracy of the method's steps.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from companion.ode.errors import NonFiniteState
 from companion.ode.event import Event
@@ -24,6 +25,8 @@ from companion.ode.march import March
 
 #: Samples of a step; zeros closer together than this part of it need the search for a dip.
 SAMPLES = 8
+#: Where to look, on the way to the next sample, which way a value leaves zero.
+SOON = 0.01
 #: Most evaluations for a root, for a dip, and most corrections by a step.
 ROOT_STEPS, DIP_STEPS, CORRECTIONS = 100, 40, 6
 
@@ -36,8 +39,8 @@ class Crossing:
         t: the time.
         column: which of the values of all conditions.
         index, component: which event, and which component of its value, that is.
-        speed: how fast this value changes in the step at large: a derivative in time that is
-            next to nothing beside it is zero.
+        speed: how fast this value changes between the samples around it: a derivative in time
+            that is next to nothing beside it is zero.
     """
 
     t: float
@@ -78,7 +81,13 @@ class Conditions:
         return values[0] if len(values) == 1 else torch.cat(values)
 
     def _value(self, i: int, event: Event, t: Tensor, y: Any) -> Tensor:
+        before = _versions(y)
         value = event.condition(t, y, *self.args)
+        if _versions(y) != before:
+            raise ValueError(
+                f"the condition of event {i} changed the state y in place: let it work on a "
+                "copy, y.clone()"
+            )
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"event {i} returned {type(value).__name__}, expected a tensor: a real number "
@@ -135,8 +144,8 @@ class Watch:
         if not found:
             return None
         _, t, column = min(found)
+        speed = _speed_around(t, times, [row[column] for row in samples])
         t = self._corrected(t, column, times)
-        speed = max(abs(row[column]) for row in samples) / abs(march.t - march.begin)
         return Crossing(t, column, *self.conditions.columns[column], speed)
 
     def _first(
@@ -144,14 +153,20 @@ class Watch:
     ) -> float | None:
         """The time of the first crossing of one of the values in the last step."""
         direction = self.conditions.direction(column)
-        if first and values[0] == 0 and self.conditions.counts_at_start(column):
-            leaves = next((v for v in values if v), 0.0)
-            if direction == 0 or leaves * direction > 0:
-                return times[0]
 
         def value(t: float) -> float:
             return float(self.conditions(t, self.march.piece.at(t))[column])
 
+        if values[0] == 0:
+            # This zero is the initial one, or was the end of the last step.  What matters is
+            # what follows, close by: the value may be back before the next sample.
+            soon = times[0] + SOON * (times[1] - times[0])
+            values = [value(soon), *values[1:]]
+            if first and self.conditions.counts_at_start(column):
+                leaves = next((v for v in values if v), 0.0)
+                if direction == 0 or leaves * direction > 0:
+                    return times[0]
+            times = [soon, *times[1:]]
         for a, b, fa, fb in _brackets(times, values, value):
             if direction == 0 or (fb - fa) * direction > 0:
                 return _root(value, a, b, fa, fb)
@@ -167,7 +182,9 @@ class Watch:
         def inside(time: float) -> float:
             return float(self.conditions(time, march.piece.at(time))[column])
 
-        width = 1e-4 * (high - low)
+        # Wide enough for a difference that rounding leaves alone.
+        part = max(1e-4, torch.finfo(self.conditions.time_dtype).eps ** (1 / 3))
+        width = max(part * (high - low), 4 * math.ulp(t))
         left, right = max(t - width, low), min(t + width, high)
         slope = (inside(right) - inside(left)) / (right - left)
         last = math.inf
@@ -182,13 +199,22 @@ class Watch:
         return t
 
 
+def _versions(y: Any) -> list[int]:
+    """How often the tensors of a state were written to; those of inference mode do not count."""
+    return [0 if leaf.is_inference() else leaf._version for leaf in tree_leaves(y)]
+
+
+def _speed_around(t: float, times: Sequence[float], values: Sequence[float]) -> float:
+    """The largest value over the distance of the samples around t."""
+    distances = [abs(time - times[0]) for time in times]
+    i = min(max(bisect.bisect_left(distances, abs(t - times[0])), 1), len(times) - 1)
+    return max(abs(values[i - 1]), abs(values[i])) / (distances[i] - distances[i - 1])
+
+
 def _brackets(
     times: list[float], values: Sequence[float], value: Callable[[float], float]
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Intervals at whose ends the values have different signs, in the order of time.
-
-    A zero at the beginning of the step was the end of the last one: it counts as what follows.
-    """
+    """Intervals at whose ends the values have different signs, in the order of time."""
     for i in range(len(times) - 1):
         fa, fb = values[i], values[i + 1]
         if fa * fb < 0 or (fa != 0 and fb == 0):
@@ -248,16 +274,19 @@ def _root(value: Callable[[float], float], a: float, b: float, fa: float, fb: fl
     """A zero between a and b by the Illinois method, to the resolution of time.
 
     M. Dowell and P. Jarratt, *BIT* 11 (1971) 168: regula falsi that halves the value at an end
-    which stays, and so keeps the bracket and converges faster than linearly.
+    which stays, and so keeps the bracket and converges faster than linearly.  At a multiple zero
+    it does not; there the bracket is halved.
     """
     if fb == 0:
         return b
-    side = 0
-    for _ in range(ROOT_STEPS):
+    side, is_slow, widest = 0, False, math.inf
+    for i in range(ROOT_STEPS):
         if abs(b - a) <= 4 * math.ulp(max(abs(a), abs(b))):
             break
         t = b - fb * (b - a) / (fb - fa)
-        if not min(a, b) < t < max(a, b):
+        if i % 3 == 0:
+            is_slow, widest = abs(b - a) > widest, abs(b - a) / 2
+        if is_slow or not min(a, b) < t < max(a, b):
             t = (a + b) / 2
         f = value(t)
         if f == 0:

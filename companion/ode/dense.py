@@ -11,7 +11,7 @@ with rates :math:`k_j` that the step has left: its stages, the slopes at its end
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ LINEAR = ((1.0,),)
 CUBIC = ((1.0, -2.0, 1.0), (0.0, 3.0, -2.0), (0.0, -1.0, 1.0))
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One accepted step and the solution inside it.
 
     Attributes:
@@ -105,14 +104,17 @@ class Dense:
         if t.numel():
             low, high = float(ordered.min()), float(ordered.max())
             first, last = float(self._knots[0]), float(self._knots[-1])
-            if not (first <= low and high <= last):
+            # The end of the solve, rounded to the dtype of t, is not outside.
+            slack = _resolution(t.dtype) * max(abs(first), abs(last))
+            if not (first - slack <= low and high <= last + slack):
                 sign = -1 if self._backwards else 1
+                outside = high if high > last + slack else low
                 raise ValueError(
-                    f"t holds {sign * (low if not first <= low else high):g}, which is outside of "
-                    f"the solution from {sign * first:g} to {sign * last:g}"
+                    f"t holds {sign * outside:.10g}, which is outside of the solution from "
+                    f"{sign * first:.10g} to {sign * last:.10g}"
                 )
         index = torch.searchsorted(self._knots, ordered, right=True) - 1
-        index = index.clamp(max=len(self._knots) - 2)
+        index = index.clamp(min=0, max=len(self._knots) - 2)
         device = self._coefficients[0][0].device
         theta = (times.to(self._starts.device) - self._starts[index]) / self._sizes[index]
         index, theta = index.to(device), theta.to(device)
@@ -124,6 +126,12 @@ class Dense:
                 for value, leaf in zip(values, leaves, strict=True)
             ]
         return values
+
+
+def _resolution(dtype: torch.dtype) -> float:
+    """The relative rounding of a time that was meant to be a float64 number."""
+    is_exact = dtype == torch.float64 or not dtype.is_floating_point
+    return 0.0 if is_exact else torch.finfo(dtype).eps
 
 
 def _stacked(times: Sequence[Time]) -> Tensor:

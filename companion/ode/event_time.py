@@ -22,6 +22,8 @@ from companion.ode.crossing import Conditions, Crossing
 from companion.ode.errors import GrazingEvent
 from companion.ode.field import Field, Leaves
 
+NO_SECOND_DERIVATIVE = "the time of an event has no second derivative here: differentiate it once"
+
 
 def event_time(
     crossing: Crossing, conditions: Conditions, field: Field, y: Leaves, steps: int
@@ -74,10 +76,12 @@ def _speed(
         *(leaf.detach() for leaf in y),
     )
     partial_t, *partials = pull_back(torch.ones_like(value))
-    speed = float(partial_t) + sum(
-        float(torch.sum((grad.conj() * rate).real))
-        for grad, rate in zip(partials, rates, strict=True)
-    )
+    parts = [
+        partial_t,
+        *(torch.sum((g.conj() * rate).real) for g, rate in zip(partials, rates, strict=True)),
+    ]
+    # Constants: what the condition uses may require grad.
+    speed = sum(float(part.detach()) for part in parts)
     if abs(speed) <= torch.finfo(value.dtype).eps ** 0.5 * crossing.speed:
         raise GrazingEvent(
             "the condition touches zero with a derivative in time of "
@@ -93,6 +97,36 @@ def _speed(
 class _Once(torch.autograd.Function):
     """The identity, refusing a second derivative: the formula above holds for the first only."""
 
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.clone() for value in values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        if not torch.is_grad_enabled():
+            return grads
+        # With create_graph=True, which torch.func.grad always sets.
+        return _Final.apply(*grads, *ctx.saved_tensors)[: len(grads)]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tangent.clone() for tangent in tangents)
+
+
+class _Final(torch.autograd.Function):
+    """The identity on derivatives and the values they belong to, which cannot be differentiated.
+
+    The values make sure that nothing that depends on them goes around this function.
+    """
+
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(*values: Tensor) -> tuple[Tensor, ...]:
         return tuple(value.clone() for value in values)
@@ -103,13 +137,8 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the time of an event has no second derivative here: differentiate it once, "
-                "without create_graph"
-            )
-        return grads
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tangent.clone() for tangent in tangents)
+        raise RuntimeError(NO_SECOND_DERIVATIVE)

@@ -68,22 +68,21 @@ class Field:
             # A fill, not a copy from the host: on a GPU it does not wait for the device.
             time = first.new_full((), t, dtype=self.time_dtype)
         if self._inspections:
-            rates = self._inspected(time, leaves)
-        else:
-            rates = self._evaluated(time, leaves)
-        for rate, leaf in zip(rates, leaves, strict=True):
-            fits = rate.shape == leaf.shape and rate.dtype == leaf.dtype
-            if not (fits and rate.device == leaf.device):
-                return [self._checked(*pair) for pair in zip(rates, leaves, strict=True)]
-        return rates
+            return self._inspected(time, leaves)
+        if self._single:
+            # The common case, which costs as little as it can.
+            rate = self.f(time, first, *self.args)
+            if isinstance(rate, Tensor) and rate.shape == first.shape:
+                if rate.dtype == first.dtype and rate.device == first.device:
+                    return [rate]
+            return self._leaves_of(rate, leaves)
+        return self._evaluated(time, leaves)
 
     def _evaluated(self, time: Tensor, leaves: Leaves) -> Leaves:
-        if self._single:
-            value = self.f(time, leaves[0], *self.args)
-            if isinstance(value, Tensor):
-                return [value]
-        else:
-            value = self.f(time, tree_unflatten(leaves, self.spec), *self.args)
+        y = leaves[0] if self._single else tree_unflatten(leaves, self.spec)
+        return self._leaves_of(self.f(time, y, *self.args), leaves)
+
+    def _leaves_of(self, value: Any, leaves: Leaves) -> Leaves:
         rates, spec = tree_flatten(value)
         if spec != self.spec:
             raise TypeError(

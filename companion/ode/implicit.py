@@ -197,10 +197,7 @@ def _sum(a: Leaves, b: Leaves) -> Leaves:
 @torch.no_grad()
 def _estimate(tableau: Tableau, stages: list[Leaves], count: int, h: float) -> Leaves:
     """The error of a step as constants: it is for the step-size control alone."""
-    return [
-        weighted_sum([stage[i].detach() for stage in stages], tableau.error_weights, h)
-        for i in range(count)
-    ]
+    return weighted_sum(stages, tableau.error_weights, h, count)
 
 
 def _value(x: Time) -> float:

@@ -91,10 +91,9 @@ def _precedes(time: float, event: float, times: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def _require_finite(leaves: Leaves, march: March) -> None:
-    finite = [torch.isfinite(x).reshape(len(x), x[0].numel()).all(1) for x in leaves]
-    together = torch.stack([f.to(finite[0].device) for f in finite]).all(0)
-    if not together.all():
-        first = int(together.long().argmin())
+    if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves):
+        finite = [torch.isfinite(x).reshape(len(x), x[0].numel()).all(1).cpu() for x in leaves]
+        first = int(torch.stack(finite).all(0).long().argmin())
         raise NonFiniteState(
             f"the state is infinite or NaN at t[{first}]: check y0 and f, or take smaller steps",
             t=march.t,

@@ -27,8 +27,8 @@ class RealSpace:
         n: length of the vector.
         dtype: the widest real dtype of the leaves, and at least float32, the least for which
             there are factorisations.
-        rounding: relative size of what rounding may leave of a state: a few units in the last
-            place of the narrowest leaf.
+        rounding: for every entry the relative size of what rounding may leave of it, a few units
+            in the last place of its leaf; shape (n,).
     """
 
     def __init__(self, y: Leaves) -> None:
@@ -37,7 +37,12 @@ class RealSpace:
         self._sizes = [leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in y]
         self.n = sum(self._sizes)
         self.dtype = torch.promote_types(time_dtype(y), torch.float32)
-        self.rounding = 10 * max(torch.finfo(dtype).eps for dtype in self._dtypes)
+        self.rounding = torch.cat(
+            [
+                leaf.new_full((size,), 10 * torch.finfo(leaf.dtype).eps, dtype=self.dtype)
+                for leaf, size in zip(y, self._sizes, strict=True)
+            ]
+        )
 
     def pack(self, leaves: Leaves) -> Tensor:
         """The vector, shape (n,); leaves beyond those of a state are left out."""
@@ -129,7 +134,7 @@ def _rows(value: Tensor, x: Tensor) -> Tensor | None:
 def _require_constant(rate: VectorField, x: Tensor, value: Tensor) -> None:
     """Without a graph from x to f, either f is constant in y, or its derivative is hidden."""
     moved = rate(x + 0.01 * (1 + x.abs()))
-    if bool(((moved != value) & moved.isfinite() & value.isfinite()).any()):
+    if bool(((moved != value) & value.isfinite()).any()):
         raise ValueError(
             "f(t, y) depends on y in a way that autograd does not see, but an implicit method "
             "needs the derivative: take torch.no_grad(), detach() or NumPy out of f, or choose "

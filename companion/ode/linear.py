@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from companion.ode.tableau import Row
 
@@ -11,14 +12,18 @@ def solve(matrix: Sequence[Row], right: Sequence[Row]) -> tuple[Row, ...]:
     """The rows X with ``matrix @ X = right``, by Gauss and Jordan's elimination.
 
     Args:
-        matrix: n rows of n numbers.
-        right: n rows, of any length.
+        matrix: n rows of n exact numbers: int, Fraction or Algebraic.
+        right: n rows, of any one length.
 
     Raises:
         ValueError: if the matrix is singular.
     """
     size = len(matrix)
-    rows = [[*left, *rest] for left, rest in zip(matrix, right, strict=True)]
+    # Quotients of integers would be floats.
+    rows = [
+        [Fraction(0) + x for x in (*left, *rest)]
+        for left, rest in zip(matrix, right, strict=True)
+    ]
     for k in range(size):
         pivot = next((i for i in range(k, size) if rows[i][k]), None)
         if pivot is None:

@@ -135,7 +135,9 @@ class March(ABC):
     def _integrate(self, stages: list[Leaves], weights: Sequence[tuple[int, float]], h: Time):
         """Add ``h * sum(w_j * stages[j])`` to the integrals."""
         count = len(stages[0]) - len(self.y)
-        if count and not self.integrals:
+        if not count:
+            return
+        if not self.integrals:
             self.integrals = [None] * count
         for i in range(count):
             for j, w in weights:

@@ -103,6 +103,8 @@ class Method:
 
     def of_leaves(self, leaves: Leaves, spec: TreeSpec) -> Method:
         """The same with tolerances that are numbers, or tuples with one a leaf of this state."""
+        if isinstance(self.rtol, float) and isinstance(self.atol, float):
+            return self
         return replace(
             self,
             rtol=of_leaves("rtol", self.rtol, leaves, spec),
@@ -120,7 +122,7 @@ def _find_control(control: Control | str | None, scheme: Scheme) -> Control | No
             raise ValueError(f"unknown control {control!r}: {suggestion(control, PRESETS)}")
         control = PRESETS[control]
     if control is None:
-        control = PID()
+        control = PRESETS["I"]
     if not isinstance(control, Control):
         raise TypeError(
             "control must be PID, FixedStep or FixedGrid, or the name of a preset, got "

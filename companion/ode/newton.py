@@ -191,33 +191,39 @@ class Newton:
             except NewtonFailure:
                 if self._fresh and self._adapts:
                     raise
+                self._stale = True
                 if self._fresh:
                     return self._iterate(equations, z, full=True)
-                self._stale = True
 
     def _iterate(self, equations: StageEquations, z: Tensor, full: bool = False) -> Tensor:
         """The solution by the simplified or the full Newton method."""
         size = rounding = math.nan
+        off = 0.0
         for left in reversed(range(self._limit)):
             if full:
                 change = self.exact(equations, z).solve(equations.residual(z))
             else:
                 factors, relaxation = self._frozen(equations.matrix, equations.h)
+                off = abs(1 - relaxation)
                 change = factors.solve(equations.residual(z)) * relaxation
             z = z - change
             last, first = size, math.isnan(size)
             if first:
                 size, rounding = self._measure(change, equations.base + z)
                 # The last rate stands in for one that is not known yet (HW, after (8.10)).
-                self._eta = max(self._eta, 1e-16) ** 0.8
-                rate, eta = 0.0, math.inf if full else self._eta
+                # It is no better than the step size of the factors allows, and where f has become
+                # another it may be bad: a change larger than the tolerances asks for a second one.
+                self._eta **= 0.8
+                rate, eta = 0.0, max(self._eta, off / (1 - off), self._kappa)
             else:
                 (size,) = self._measure(change)
                 rate = size / last
                 eta = rate / (1 - rate) if rate < 1 else math.inf
             if not math.isfinite(size):
-                raise NewtonFailure("a value of f, or an iterate, is not finite")
+                raise NewtonFailure(self._not_finite())
             if size <= rounding:
+                # The rate may be that of rounding errors: only a good one is a lesson.
+                self._eta = min(self._eta, eta)
                 return z
             if eta * size <= self._kappa:
                 if not first:
@@ -228,13 +234,16 @@ class Newton:
             if full or first:
                 continue
             if rate >= 1:
-                if size <= self._kappa:
-                    # Only the rounding of f keeps it from falling further.
-                    return z
                 raise NewtonFailure("Newton's method diverges")
             if rate**left * eta * size > self._kappa:
                 break
         raise NewtonFailure(f"Newton's method needs more than {self._limit} iterations")
+
+    def _not_finite(self) -> str:
+        """Why an iterate has no size in units of the tolerances."""
+        if all(bool(unit.isfinite().all()) for unit in self._units):
+            return "a value of f, or an iterate, is not finite"
+        return "where the state is zero rtol allows no error, and atol is zero: make atol larger"
 
     def filtered(self, equations: StageEquations, error: Tensor) -> Tensor:
         r"""The error estimate times :math:`(I - h \gamma J)^{-1}`."""
@@ -250,7 +259,8 @@ class Newton:
         """A factorisation for about this step size, and by what to multiply its solutions.
 
         With r the ratio of the step sizes, the inverse is off by the factor r in the stiff
-        components and by 1 in the others; 2 / (1 + r) balances the two, as in CVODE.
+        components and by 1 in the others; 2 / (1 + r) balances the two, as in CVODE: the error
+        falls by abs(r - 1) / (r + 1) at most.
         """
         if matrix in self._factors:
             factors, made_for = self._factors[matrix]
@@ -300,7 +310,8 @@ class Newton:
         sizes = [self._norm(change)]
         if stages is not None:
             sizes.append(self._norm(stages * self.space.rounding))
-        return torch.stack(sizes).tolist()
+        # Numbers on the host are read one by one, which vmap refuses with a reason.
+        return [size.item() for size in torch.stack(sizes).cpu()]
 
     def _norm(self, vectors: Tensor) -> Tensor:
         """The largest norm of several states."""

@@ -31,20 +31,35 @@ def rms_norm(leaves: Leaves) -> Tensor:
     return largest
 
 
+def allowances(
+    sizes: Leaves, rtol: Tolerance, atol: Tolerance, factor: float = 1.0
+) -> Leaves:
+    """What the tolerances allow an error to be: ``factor * (atol + rtol * size)``.
+
+    Half-precision states are judged in float32: the quotient of an error and its allowance can
+    exceed what they can hold.
+
+    Args:
+        sizes: the magnitudes of the state.
+    """
+    allowed = []
+    for i, size in enumerate(sizes):
+        if size.dtype in (torch.float16, torch.bfloat16):
+            size = size.float()
+        allowed.append((size * (of_leaf(rtol, i) * factor)).add_(of_leaf(atol, i) * factor))
+    return allowed
+
+
 def in_tolerances(
     errors: Leaves, rtol: Tolerance, atol: Tolerance, sizes: Leaves, factor: float = 1.0
 ) -> Leaves:
-    """Errors divided by ``factor * (atol + rtol * size)``, with the magnitudes of the state.
+    """Errors in units of their `allowances`."""
+    return quotients(errors, allowances(sizes, rtol, atol, factor))
 
-    Half-precision states are compared in float32: the quotient can exceed what they can hold.
-    """
-    scaled = []
-    for i, (error, size) in enumerate(zip(errors, sizes, strict=False)):
-        if error.dtype in (torch.float16, torch.bfloat16):
-            error = error.float()
-        r, a = of_leaf(rtol, i) * factor, of_leaf(atol, i) * factor
-        scaled.append(error / (size.to(error.abs().dtype) * r).add_(a))
-    return scaled
+
+def quotients(errors: Leaves, allowed: Leaves) -> Leaves:
+    """Errors divided by what is allowed; leaves that nothing is said about are left out."""
+    return [error / most for error, most in zip(errors, allowed, strict=False)]
 
 
 def of_leaf(tolerance: Tolerance, i: int) -> float | Tensor:
@@ -52,12 +67,10 @@ def of_leaf(tolerance: Tolerance, i: int) -> float | Tensor:
     return tolerance[i] if isinstance(tolerance, Sequence) else tolerance
 
 
-def error_ratio(
-    norm: Norm, error: Leaves, rtol: Tolerance, atol: Tolerance, sizes: Leaves
-) -> float:
-    """The norm of an error in units of the tolerances, read back: the one wait of a step."""
-    if norm is rms_norm and len(error) == 1:
-        # The division by sqrt(n) goes into the tolerances, where it costs no operation.
-        root = math.sqrt(max(error[0].numel(), 1))
-        return float(torch.linalg.vector_norm(*in_tolerances(error, rtol, atol, sizes, root)))
-    return float(norm(in_tolerances(error, rtol, atol, sizes)))
+def error_ratio(norm: Norm, errors: Leaves, allowed: Leaves) -> float:
+    """The norm of errors in units of what is allowed, read back: the one wait of a step."""
+    scaled = quotients(errors, allowed)
+    if norm is rms_norm and len(scaled) == 1:
+        # The division by sqrt(n) costs no operation on the host.
+        return float(torch.linalg.vector_norm(scaled[0])) / math.sqrt(max(scaled[0].numel(), 1))
+    return float(norm(scaled))

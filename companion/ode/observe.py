@@ -37,21 +37,26 @@ class ProgressBar(Observer):
     """
 
     def __init__(self, t0: float, t1: float) -> None:
-        self._bounded = math.isfinite(t1)
         self._span = abs(t1 - t0)
-        if self._bounded:
-            form = "{l_bar}{bar}| t = {postfix} [{elapsed}<{remaining}]"
-            self._bar = tqdm(total=1.0, desc="solve", bar_format=form, postfix=f"{t0:.4g}")
+        self._bar: tqdm | None = None
+
+    def tried(self, t: float, y: Leaves, h: float) -> None:
+        # Not earlier: what fails before the first step would leave an open bar behind.
+        if self._bar is not None:
+            return
+        if math.isfinite(self._span):
+            form = "{l_bar}{bar}| {n:.4g} of {total:.4g} [{elapsed}<{remaining}]"
+            self._bar = tqdm(total=self._span, desc="solve", bar_format=form)
         else:
             self._bar = tqdm(desc="solve", unit=" steps")
 
     def accepted(self, t: float, y: Leaves, h: float) -> None:
-        if self._bounded:
-            self._bar.postfix = f"{t + h:.4g}"
+        if math.isfinite(self._span):
             # Rounding must not carry the bar past its end.
-            self._bar.update(min(abs(h) / self._span, 1.0 - self._bar.n))
+            self._bar.update(min(abs(h), self._span - self._bar.n))
         else:
             self._bar.update(1)
 
     def finished(self) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -45,18 +45,16 @@ def runge_kutta_step(
         h: step size, negative when time runs backwards.
     """
     stages = [f0]
-    for row, node in zip(tableau.stage_weights[1:], tableau.nodes[1:], strict=True):
-        at = combine(y, stages, row, h)
+    add = _add_live if isinstance(h, Tensor) else _add
+    for row, node in tableau.later_stages:
+        at = add(y, stages, row, h)
         stages.append(field(t + node * h, at))
     last = stages[-1] if tableau.fsal else None
     # With first same as last, the last stage was evaluated at y1: no need to form it again.
     y1 = at if tableau.fsal else combine(y, stages, tableau.solution_weights, h)
     error = None
     if tableau.error_weights is not None:
-        error = [
-            weighted_sum([stage[i] for stage in stages], tableau.error_weights, h)
-            for i in range(len(y))
-        ]
+        error = weighted_sum(stages, tableau.error_weights, h, len(y))
     return Step(y1, last, error, stages)
 
 
@@ -64,30 +62,45 @@ def combine(
     y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, Time]], h: Time
 ) -> Leaves:
     """``y + h * sum(w_j * stages[j])``, leaf by leaf."""
-    return [
-        _add_weighted(leaf, [stage[i] for stage in stages], weights, h) for i, leaf in enumerate(y)
-    ]
+    live = isinstance(h, Tensor) or (weights and isinstance(weights[0][1], Tensor))
+    return (_add_live if live else _add)(y, stages, weights, h)
 
 
-def weighted_sum(rates: Leaves, weights: Sequence[tuple[int, float]], h: Time) -> Tensor:
-    """``h * sum(w_j * rates[j])`` for the leaves of one tensor of the state."""
-    (j, w), *rest = weights
-    return _add_weighted(rates[j] * (w * h), rates, rest, h)
-
-
-def _add_weighted(
-    start: Tensor, rates: Leaves, weights: Sequence[tuple[int, Time]], h: Time
-) -> Tensor:
-    if not weights:
-        return start
-    (j, w), *rest = weights
-    if isinstance(h, Tensor) or isinstance(w, Tensor):
+def _add(
+    y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, float]], h: float
+) -> Leaves:
+    # Chains of fused multiply-adds.  They are as fast as stacking the stages for a matrix
+    # product, whose result would lose digits wherever TF32 is allowed.  This is the innermost
+    # loop of a solve, where a function call for every leaf would be felt.
+    sums = []
+    for i, leaf in enumerate(y):
+        total = leaf
         for j, w in weights:
-            start = start + (w * h).to(start.device) * rates[j]
-        return start
-    # A chain of fused multiply-adds.  It is as fast as stacking the stages for a matrix product,
-    # whose result would lose digits wherever TF32 is allowed.
-    total = torch.add(start, rates[j], alpha=w * h)
-    for j, w in rest:
-        total.add_(rates[j], alpha=w * h)
-    return total
+            if total is leaf:
+                total = torch.add(leaf, stages[j][i], alpha=w * h)
+            else:
+                total.add_(stages[j][i], alpha=w * h)
+        sums.append(total)
+    return sums
+
+
+def weighted_sum(
+    stages: Sequence[Leaves], weights: Sequence[tuple[int, float]], h: Time, count: int
+) -> Leaves:
+    """``h * sum(w_j * stages[j])`` for the first ``count`` leaves."""
+    (j, w), *rest = weights
+    return combine([rate * (w * h) for rate in stages[j][:count]], stages, rest, h)
+
+
+def _add_live(
+    y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, Time]], h: Time
+) -> Leaves:
+    """The same where the size of the step, or a time inside it, has a gradient."""
+    sums = list(y)
+    for j, w in weights:
+        size = w * h
+        sums = [
+            total + size.to(total.device) * rate
+            for total, rate in zip(sums, stages[j], strict=False)
+        ]
+    return sums

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain
 
 from companion.ode.algebraic import Algebraic
 
@@ -65,7 +66,7 @@ class Tableau:
     rounding: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
-        for entry in (*self.b, *(self.error or ()), *(x for row in self.a for x in row)):
+        for entry in chain(self.b, self.error or (), *self.a, *(self.dense or ())):
             if not isinstance(entry, (int, Fraction, Algebraic)):
                 raise TypeError(
                     f"tableau {self.name!r}: entry {entry!r} is a {type(entry).__name__}; exact "
@@ -92,6 +93,8 @@ class Tableau:
             yield "error and embedded_order come together"
         if self.error is not None and len(self.error) != self.stages:
             yield f"error needs one entry a stage, got {len(self.error)} for {self.stages}"
+        if len({len(row) for row in self.dense or ()}) > 1:
+            yield "the rows of dense must have one length, that of the highest power of theta"
 
     def _inconsistencies(self):
         if sum(self.b) != 1:
@@ -182,6 +185,11 @@ class Tableau:
         return tuple(map(float, self.c))
 
     @cached_property
+    def later_stages(self) -> tuple[tuple[Weights, float], ...]:
+        """Weights and node of every stage but the first."""
+        return tuple(zip(self.stage_weights, self.nodes, strict=True))[1:]
+
+    @cached_property
     def solution_weights(self) -> Weights:
         return _nonzero(self.b)
 
@@ -218,20 +226,26 @@ def hermite(b: Row, fsal: bool) -> tuple[Row, ...]:
 
 
 def interpolatory(tableau: Tableau) -> tuple[Row, ...]:
-    r"""Dense weights that integrate the polynomial through the stages, and through f(t1, y1).
+    r"""Dense weights that integrate the polynomial through the rates of the stages.
 
-    :math:`b_i(\theta) = \int_0^\theta \prod_{j \ne i} \frac{x - c_j}{c_i - c_j} dx`.  Over the
-    stages alone this is the collocation polynomial, of order s.  Gauss's methods have no stage at
-    an end; with ``f(t1, y1)`` (or the last stage, where that is at the end) the order is one
-    higher, and y' is right at the end of the step.
+    :math:`b_i(\theta) = \int_0^\theta \prod_{j \ne i} \frac{x - c_j}{c_i - c_j} dx`, for a
+    collocation method the collocation polynomial, of order s.  With ``f(t1, y1)`` as one more
+    value the order of Gauss's methods would be one higher, but where f is stiff that value is the
+    error of y1 times the stiffness, and the polynomial is of no use.
     """
-    nodes = tableau.c if tableau.fsal else (*tableau.c, Fraction(1))
+    nodes = tableau.c
     if len(set(nodes)) < len(nodes):
         raise ValueError(f"tableau {tableau.name!r}: give dense, the nodes are not distinct")
-    return tuple(
+    dense = tuple(
         integral(lagrange(node, [c for j, c in enumerate(nodes) if j != i]))
         for i, node in enumerate(nodes)
     )
+    if tuple(map(sum, dense)) != tableau.b:
+        raise ValueError(
+            f"tableau {tableau.name!r}: give dense, b does not integrate the polynomial through "
+            "the stages"
+        )
+    return dense
 
 
 def lagrange(node: Number, others: Sequence[Number]) -> list[Number]:

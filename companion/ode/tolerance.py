@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ def check_tolerance(name: str, value: Any) -> None:
         if isinstance(part, Tensor):
             if part.requires_grad:
                 raise ValueError(f"{name} requires grad, but no gradient flows to a tolerance")
+            if part.is_complex() or part.dtype == torch.bool:
+                raise TypeError(f"{name} has dtype {part.dtype}: tolerances must be real numbers")
             good = bool((torch.isfinite(part) & (part >= 0)).all())
         else:
             require_number(name, part)
@@ -30,7 +33,10 @@ def check_tolerance(name: str, value: Any) -> None:
 
 def is_positive(tolerance: Any) -> bool:
     """Whether no part of a tolerance is zero."""
-    return all(bool(torch.as_tensor(part > 0).all()) for part in tree_leaves(tolerance))
+    return all(
+        bool((part > 0).all()) if isinstance(part, Tensor) else part > 0
+        for part in tree_leaves(tolerance)
+    )
 
 
 def of_leaves(name: str, value: Any, leaves: Leaves, spec: TreeSpec) -> Tolerance:
@@ -39,15 +45,15 @@ def of_leaves(name: str, value: Any, leaves: Leaves, spec: TreeSpec) -> Toleranc
     Raises:
         ValueError: if it has another structure than the state, or a tensor does not fit.
     """
-    if isinstance(value, int | float):
+    if isinstance(value, Real):
         return float(value)
     parts, structure = tree_flatten(value)
     if isinstance(value, Tensor) and not spec.is_leaf():
         parts, structure = [value] * len(leaves), spec
     if structure != spec:
         raise ValueError(
-            f"{name} has the structure {structure}, the state y0 has {spec}: give a number, or "
-            "tolerances with the structure of y0"
+            f"{name} has the structure {structure}, the state y0 has {spec}: give a number, a "
+            "tensor that broadcasts to the state, or such with the structure of y0"
         )
     return tuple(_of_leaf(name, part, leaf) for part, leaf in zip(parts, leaves, strict=True))
 
@@ -64,4 +70,6 @@ def _of_leaf(name: str, part: Any, leaf: Tensor) -> float | Tensor:
             f"{name} of shape {tuple(part.shape)} does not fit a state of shape "
             f"{tuple(leaf.shape)}: give a number or a tensor that broadcasts to that shape"
         )
-    return part.to(device=leaf.device, dtype=time_dtype([leaf]))
+    # Half precision would round a tolerance of 1e-8 to zero; errors are float32 there, too.
+    dtype = torch.promote_types(time_dtype([leaf]), torch.float32)
+    return part.to(device=leaf.device, dtype=dtype)

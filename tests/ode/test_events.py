@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from companion import Backsolve, FixedStep, solve
 from companion.ode import Event, GrazingEvent, NonFiniteState, TooManySteps
@@ -184,12 +186,27 @@ def test_forward_mode_through_an_event():
     assert float(pushed) == pytest.approx(-8)
 
 
+def time_of_two(y0):
+    """When exp(t) y0 is two: log(2 / y0), with the derivative -1 / y0."""
+    return solve(lambda t, y: y, y0, [0.0, 9.0], event=lambda t, y: y - 2).event.t
+
+
 def test_a_second_derivative_is_refused():
     y0 = torch.tensor(1.0, dtype=F64, requires_grad=True)
-    sol = solve(lambda t, y: y, y0, [0.0, 9.0], event=lambda t, y: y - 2)
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(sol.event.t, y0, create_graph=True)
-    assert float(torch.autograd.grad(sol.event.t, y0)[0]) == pytest.approx(-1)
+    (first,) = torch.autograd.grad(time_of_two(y0), y0, create_graph=True)
+    assert float(first) == pytest.approx(-1)
+    for value in (first, first**2 + y0):
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(value, y0, retain_graph=True)
+
+
+def test_transforms_of_torch_func():
+    y0 = torch.tensor(1.0, dtype=F64)
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
+        assert float(transform(time_of_two)(y0)) == pytest.approx(-1)
+    for transform in (torch.func.grad, torch.func.jacfwd):
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            transform(torch.func.grad(time_of_two))(y0)
 
 
 def test_grazing_has_a_time_but_no_derivative():
@@ -241,3 +258,157 @@ def test_an_event_that_never_comes():
             circle, EAST, [0.0, math.inf], event=lambda t, y: y[0], method="rk4",
             control=FixedStep(),
         )
+
+
+def one(t, y):
+    return torch.ones_like(y)
+
+
+ZERO = torch.zeros((), dtype=F64)
+ONE_STEP = {"method": "rk4", "control": FixedStep(1.0)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.002, 0.99),
+    st.floats(1e-4, 1e-2),
+    st.sampled_from([-1, 0, 1]),
+    st.sampled_from([1, -1]),
+)
+def test_any_two_zeros_of_a_parabola_in_one_step(first, apart, direction, sense):
+    """y = t exactly; the condition dips below zero, or rises above it, between the zeros."""
+    second = min(first + apart, 1.0)
+    for shape in (1, -1):
+        condition = Event(
+            lambda t, y, s=shape: s * (sense * y - first) * (sense * y - second), direction
+        )
+        sol = solve(one, ZERO, [0.0, sense], event=condition, **ONE_STEP)
+        expected = second if direction == shape else first
+        assert float(sol.event.t) == pytest.approx(sense * expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("direction", "at_start", "time"),
+    [(0, True, 0.0), (-1, True, 0.0), (1, True, 0.05), (0, False, 0.05), (-1, False, None)],
+)
+def test_a_zero_right_after_one_at_the_start(direction, at_start, time):
+    """A short bounce off the ground, between two samples of a step."""
+    condition = Event(lambda t, y: y * (y - 0.05), direction, at_start)
+    sol = solve(one, ZERO, [0.0, 1.0], event=condition, **ONE_STEP)
+    assert (sol.event is None) == (time is None)
+    if time is not None:
+        assert float(sol.event.t) == pytest.approx(time, abs=1e-12)
+
+
+@pytest.mark.parametrize("end", [1.0, 0.5])
+@pytest.mark.parametrize("sense", [1, -1])
+def test_a_zero_at_the_end_of_a_step(end, sense):
+    """The zero is met once, in the step that it ends, also at the last time."""
+    times = [0.0, sense * 0.25, sense * end, sense * 2.0]
+    for t in (times, times[:3]):
+        sol = solve(
+            one, ZERO, t, event=lambda t, y: y - sense * end, method="euler",
+            control=FixedStep(0.25),
+        )
+        assert sol.status == "event"
+        assert sol.t.tolist() == sol.y.tolist() == times[:3]
+
+
+def test_a_zero_that_does_not_count_does_not_hide_the_next():
+    """Rising at 0.25, where a step ends, falling at 0.26, and rising again at 0.7."""
+    def condition(t, y):
+        return (y - 0.25) * (y - 0.26) * (y - 0.7)
+
+    for direction, time in [(1, 0.25), (-1, 0.26), (0, 0.25)]:
+        sol = solve(
+            one, ZERO, [0.0, 1.0], event=Event(condition, direction), method="rk4",
+            control=FixedStep(0.25),
+        )
+        assert float(sol.event.t) == pytest.approx(time, abs=1e-12)
+
+
+def test_the_speed_of_a_steep_condition_is_judged_where_it_crosses():
+    """At the end of the only step the condition is e^50; where it crosses, its slope is 50."""
+    y0 = ZERO.clone().requires_grad_()
+    sol = solve(
+        one, y0, [0.0, 2.0], event=lambda t, y: torch.expm1(50 * (y - 1)), method="rk4",
+        control=FixedStep(2.0),
+    )
+    assert float(sol.event.t) == pytest.approx(1, abs=1e-12)
+    assert float(torch.autograd.grad(sol.event.t, y0)[0]) == pytest.approx(-1)
+
+
+def test_multiple_zeros_are_found_as_exactly_as_simple_ones():
+    sol = solve(one, ZERO, [0.0, 3.0], event=lambda t, y: (y - 1.1) ** 5, rtol=1e-9)
+    assert float(sol.event.t) == pytest.approx(1.1, abs=1e-10)
+
+
+def test_times_as_large_as_those_of_a_clock():
+    t0 = 1.7e9
+    sol = solve(
+        lambda t, y: -1000 * y, ZERO + 1, [t0, t0 + 1], event=lambda t, y: y - 0.5, rtol=1e-8
+    )
+    assert float(sol.event.t) - t0 == pytest.approx(math.log(2) / 1000, abs=math.ulp(t0))
+
+
+@pytest.mark.parametrize("sense", [1, -1])
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1000.0])
+def test_single_precision_with_an_offset(offset, sense):
+    """The zero is as exact as the resolution of the state allows."""
+    sol = solve(
+        lambda t, y: torch.cos(t) + 0 * y, torch.tensor(offset), [0.0, sense * 3.0],
+        event=lambda t, y: y - offset - sense * 0.6, rtol=1e-6, atol=1e-6,
+    )
+    resolution = 2.0**-23 * max(offset, 1.0)
+    assert abs(float(sol.event.t) - sense * math.asin(0.6)) < 4 * resolution / 0.8 + 4e-6
+
+
+def test_a_crossing_next_to_a_stop():
+    """f jumps, and the zero lies in the second half of the way."""
+    for stops in ({"jump_t": [1.0]}, {"step_t": [1.0, 1.1]}):
+        sol = solve(
+            lambda t, y: torch.where(t < 1, 1.0, 3.0) * torch.ones_like(y), ZERO, [0.0, 2.0],
+            event=lambda t, y: y - 1.3, rtol=1e-9, atol=1e-11, **stops,
+        )
+        assert float(sol.event.t) == pytest.approx(1.1, abs=1e-8)
+
+
+def test_a_condition_must_not_write_to_the_state():
+    with pytest.raises(ValueError, match="event 0 changed the state y in place"):
+        solve(one, ZERO, [0.0, 3.0], event=lambda t, y: y.sub_(1.0))
+
+
+@pytest.mark.parametrize("gradient", ["direct", Backsolve(rtol=1e-10, atol=1e-12)])
+def test_complex_states_in_a_tree(gradient):
+    """exp(i w t) y0 until its real part is w / 4; derivatives of t by hand."""
+    y0 = torch.tensor(1 + 0j, dtype=torch.complex128, requires_grad=True)
+    w = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    sol = solve(
+        lambda t, y, p: {"z": 1j * p["w"] * y["z"]}, {"z": y0}, [0.0, 9.0],
+        args=({"w": w, "name": "rotation"},), event=lambda t, y, p: y["z"].real - p["w"] / 4,
+        rtol=1e-10, atol=1e-12, gradient=gradient,
+    )
+    t, slope = math.pi / 6, -2 * math.sin(math.pi / 3)
+    assert float(sol.event.t) == pytest.approx(t, abs=1e-9)
+    to_y0, to_w = torch.autograd.grad(sol.event.t, (y0, w))
+    assert float(to_w) == pytest.approx(-(-t * math.sin(math.pi / 3) - 0.25) / slope, abs=1e-8)
+    # The real part of exp(i w t) y0 changes by cos(w t) dx - sin(w t) dy.
+    expected = -(math.cos(math.pi / 3) - 1j * math.sin(math.pi / 3)) / slope
+    assert complex(to_y0) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("gradient", ["direct", Backsolve(rtol=1e-10, atol=1e-12)])
+@pytest.mark.parametrize("sense", [1, -1])
+def test_gradients_of_outputs_before_an_event(gradient, sense):
+    """Both ways in time, to y0, a parameter of the condition and every time asked for."""
+    def states(y0, level, inner):
+        t = torch.stack([0 * inner, inner, inner + sense * 9])
+        sol = solve(
+            lambda t, y: torch.stack([y[1] + 0.2 * torch.sin(t), -y[0]]), y0, t,
+            event=lambda t, y: y[0] - level, rtol=1e-11, atol=1e-12, gradient=gradient,
+        )
+        assert sol.status == "event"
+        return torch.cat([sol.y.reshape(-1), sol.t])
+
+    point = [torch.tensor(v, dtype=F64, requires_grad=True) for v in ([1.0, 0.1], 0.3, sense * 0.5)]
+    assert torch.autograd.gradcheck(states, point, eps=1e-5, atol=1e-6, rtol=1e-5)

@@ -16,6 +16,7 @@ from companion.ode.method import Method
 from companion.ode.newton import Newton
 from companion.ode.step import runge_kutta_step
 from companion.ode.tableaus import METHODS
+from companion.ode.trees import dense_order_of
 from tests.ode.problems import F64, forced, forced_reference
 
 IMPLICIT = {name: tableau for name, tableau in METHODS.items() if not tableau.explicit}
@@ -134,6 +135,44 @@ def test_one_huge_step_over_a_transient(tableau):
         assert abs(deviation) == pytest.approx(2, abs=0.5)
 
 
+@every_method
+def test_the_solution_inside_a_stiff_step_is_as_good_as_at_its_end(tableau):
+    """No value of f may enter that multiplies the error of the state by the stiffness."""
+    times = torch.linspace(0, 1, 101, dtype=F64)
+    sol = solve(
+        lambda t, y: -1e6 * (y - t.cos()),
+        torch.ones(1, dtype=F64),
+        [0.0, 1.0],
+        method=tableau,
+        control=FixedStep(0.1),
+        dense=True,
+    )
+    assert (sol(times)[:, 0] - times.cos()).abs().max() < 3e-3
+
+
+@every_method
+def test_order_inside_a_step(tableau):
+    """One order less than the error of a single step, which is what falls here."""
+
+    def error(h):
+        inside = torch.linspace(0, h, 9, dtype=F64)[1:-1]
+        sol = solve(
+            forced,
+            torch.tensor([1.0, -0.5], dtype=F64),
+            [0.0, h],
+            method=tableau,
+            control=FixedStep(),
+            dense=True,
+            rtol=1e-13,
+            atol=1e-14,
+        )
+        exact = forced_reference([1.0, -0.5], [0.0, *inside.tolist()])[1:]
+        return float((sol(inside) - exact).norm())
+
+    order = math.log2(error(0.2) / error(0.1)) - 1
+    assert order == pytest.approx(dense_order_of(tableau), abs=0.35)
+
+
 def test_gauss_methods_conserve_quadratic_invariants():
     """Euler's equations of a rigid body: |y|^2 and the energy y . y / I."""
     inertia = torch.tensor([2.0, 1.0, 2 / 3], dtype=F64)
@@ -160,6 +199,28 @@ def test_stages_are_solved_in_the_smallest_blocks():
     assert sizes(METHODS["sdirk2"]) == [(0, 1, False), (1, 2, False)]
     assert sizes(METHODS["trbdf2"]) == [(0, 1, True), (1, 2, False), (2, 3, False)]
     assert sizes(LOBATTO) == [(0, 1, True), (1, 3, False)]
+
+
+@every_method
+def test_first_guesses_continue_a_parabola(tableau):
+    """Through the rates at the last three nodes, those that coincide counting once."""
+    for block in blocks_of(tableau.matrix):
+        nodes = tableau.nodes[: block.start] or (0.0,)
+        distinct = min(3, len({round(node, 3) for node in nodes}))
+        for node, weights in zip(
+            tableau.nodes[block.start : block.stop], block.predictors, strict=True
+        ):
+            assert sum(w != 0 for w in weights) <= distinct
+            for power in range(distinct):
+                guess = sum(w * x**power for w, x in zip(weights, nodes, strict=True))
+                assert guess == pytest.approx(node**power, abs=1e-12)
+
+
+def test_the_error_is_a_constant():
+    y0 = torch.tensor([1.0, -0.5], dtype=F64, requires_grad=True)
+    step, _ = march(METHODS["kvaerno3"], one(forced), [y0], 0.0, 0.1)
+    assert step.y[0].requires_grad
+    assert not step.error[0].requires_grad
 
 
 def test_a_singular_block_is_refused():

@@ -121,6 +121,21 @@ def test_a_parameter_does_not_hide_that_f_is_constant_in_y():
     assert not jacobian(lambda t, y: [p * torch.ones(2)], RealSpace([x]), 0.0, x).any()
 
 
+def test_a_hidden_derivative_is_noticed_where_f_ends():
+    """Beside the state f is not even finite."""
+    x = torch.ones(1)
+    with pytest.raises(ValueError, match="autograd does not see"):
+        jacobian(lambda t, y: [(1 - y[0].detach()).sqrt()], RealSpace([x]), 0.0, x)
+
+
+def test_vmap_over_newtons_method_is_an_error_that_says_so():
+    def end(y):
+        return solve(lambda t, y: -y, y, [0.0, 1.0], method="gl4", control=FixedStep(0.1)).y[-1]
+
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(end)(torch.ones(3, 2))
+
+
 @pytest.mark.parametrize("hide", [torch.no_grad, torch.inference_mode])
 def test_a_hidden_derivative_is_an_error_and_not_zero(hide):
     def f(t, y):
@@ -236,6 +251,92 @@ def test_a_bad_rate_of_convergence_asks_for_a_new_jacobian_in_the_next_step():
     assert stats.jacobians == 2
 
 
+def test_the_rate_of_the_last_step_spares_an_iteration():
+    """What is known to converge at once need not show it again; after a new Jacobian it must."""
+    solver, _ = newton_for()
+    y, zero = [torch.tensor([1.0, 2.0], dtype=F64)], torch.zeros(1, 2, dtype=F64)
+    field = Counted(linear)
+    guess = solver.solve(equations_for(field, y, 0.1, solver), zero) * (1 + 1e-7)
+    costs = []
+    for first, renewed in ((guess, False), (zero, False), (guess, False), (guess, True)):
+        before = field.calls
+        y = [y[0].clone()]
+        solver._stale = renewed
+        solver.solve(equations_for(field, y, 0.1, solver), first)
+        costs.append(field.calls - before)
+    # A change larger than the tolerances is not the last one, whatever the rate has been.
+    assert costs == [1, 2, 1, 3]
+
+
+@pytest.mark.parametrize("late", [lambda y: -100 * y**3, lambda y: -1e4 * (y - 2)])
+def test_a_field_that_becomes_another_is_not_solved_at_its_old_rate(late):
+    """Where f has been linear one iteration would do; what comes then must not profit."""
+    h = 0.1
+    sol = solve(
+        lambda t, y: torch.where(t < 0.55, -y, late(y)),
+        torch.tensor([1.0], dtype=F64),
+        torch.arange(11, dtype=F64) * h,
+        method="implicit_euler",
+        control=FixedStep(),
+    )
+    for i in range(5, 10):
+        assert torch.allclose(sol.y[i + 1] - h * late(sol.y[i + 1]), sol.y[i], rtol=1e-5)
+
+
+def test_a_factorisation_for_another_step_size_is_not_believed_like_the_right_one():
+    """The change is 2 tolerances, the error that it leaves almost a tenth of that."""
+    solver, _ = newton_for(rtol=0.0, atol=1e-3)
+    rates = torch.tensor([-1e7], dtype=F64)
+    y = [torch.ones(1, dtype=F64)]
+
+    def field(t, y):
+        return [rates * y[0]]
+
+    solver.solve(equations_for(field, y, 0.1, solver), torch.zeros(1, 1, dtype=F64))
+    z = solver.solve(equations_for(field, y, 0.119, solver), -torch.full((1, 1), 0.998, dtype=F64))
+    assert abs(float(z) + 1) < 0.05 * 1e-3
+
+
+def test_the_largest_change_of_all_stages_counts():
+    solver, _ = newton_for(rtol=0.0, atol=1e-3)
+    solver.begin(linear, 0.0, [torch.ones(2, dtype=F64)])
+    changes = torch.tensor([[0.0, 1e-9], [3e-3, 3e-3], [0.0, 0.0]], dtype=F64)
+    assert float(solver._norm(changes)) == pytest.approx(3)
+
+
+def test_the_jacobian_is_taken_at_the_beginning_of_the_step():
+    seen = []
+
+    def field(t, y):
+        if y[0].requires_grad:
+            seen.append((t, y[0].detach().clone()))
+        return [-t * y[0]]
+
+    y = [torch.tensor([1.0, 2.0], dtype=F64)]
+    solver, _ = newton_for()
+    solver.begin(field, 0.25, y)
+    equations = StageEquations(field, solver.space, ((0.5,),), 0.1, [0.3], y[0][None])
+    solver.solve(equations, torch.zeros(1, 2, dtype=F64))
+    assert [t for t, _ in seen] == [0.25]
+    assert torch.equal(seen[0][1], y[0])
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6])
+def test_with_fixed_steps_the_iteration_is_well_within_the_tolerances(tolerance):
+    def end(tolerance):
+        return solve(
+            lambda t, y: -(y**3),
+            torch.tensor([2.0], dtype=F64),
+            [0.0, 1.0],
+            method="implicit_midpoint",
+            control=FixedStep(0.1),
+            rtol=tolerance,
+            atol=tolerance,
+        ).y[-1]
+
+    assert abs(float(end(tolerance) - end(1e-13))) < 0.01 * tolerance
+
+
 def test_a_failure_with_an_old_jacobian_is_repeated_with_a_new_one():
     solver, stats = newton_for()
     mild, stiff = [torch.tensor([0.01], dtype=F64)], [torch.tensor([5.0], dtype=F64)]
@@ -260,6 +361,16 @@ def test_full_newton_takes_over_where_a_fixed_step_is_too_large_for_one_jacobian
     end = y[0] + fixed.solve(equations_for(cubic, y, h, fixed), zero)
     assert torch.allclose(end + h * end**3, y[0], rtol=1e-9)
     assert stats.jacobians > 3
+    # The next step does not try again what failed: it costs the same.
+    evaluations = []
+    for _ in range(2):
+        field, y = Counted(cubic), [y[0].clone()]
+        fixed.solve(equations_for(field, y, h, fixed), zero)
+        evaluations.append(field.calls)
+    first, _ = newton_for(FixedStep(h), max_iterations=12)
+    field = Counted(cubic)
+    first.solve(equations_for(field, y, h, first), zero)
+    assert evaluations == [field.calls] * 2
 
 
 def test_divergence_and_values_that_are_not_finite_fail():
@@ -283,6 +394,31 @@ def test_the_iteration_stops_at_the_rounding_of_f():
     z = solver.solve(equations_for(cubic, y, 0.1, solver), torch.zeros(1, 2))
     end = y[0] + z[0]
     assert torch.allclose(end + 0.1 * end**3, y[0], rtol=1e-6)
+
+
+def test_a_leaf_in_double_precision_is_not_rounded_like_one_in_single():
+    """Each has its own tolerance; the iteration goes on until both are met."""
+    y0 = {"coarse": torch.tensor([1.0, -2.0]), "fine": torch.tensor([1.5], dtype=F64)}
+    sol = solve(
+        lambda t, y: {name: -(leaf**3) for name, leaf in y.items()},
+        y0,
+        [0.0, 0.1],
+        method="implicit_euler",
+        control=FixedStep(),
+        rtol={"coarse": 1e-4, "fine": 1e-12},
+        atol={"coarse": 1e-6, "fine": 1e-13},
+    )
+    for name, accuracy in (("coarse", 1e-5), ("fine", 1e-12)):
+        end = sol.y[name][-1]
+        assert torch.allclose(end + 0.1 * end**3, y0[name], rtol=accuracy), name
+
+
+def test_zero_tolerance_for_a_zero_state_is_named():
+    y0 = torch.tensor([1.0, 0.0], dtype=F64)
+    options = {"method": "gl4", "control": FixedStep(0.1), "atol": 0.0}
+    with pytest.raises(SolverError, match="atol"):
+        solve(lambda t, y: -y, y0, [0.0, 1.0], **options)
+    solve(lambda t, y: -y, y0 + 1, [0.0, 1.0], **options)
 
 
 class ReadBacks(TorchDispatchMode):
@@ -309,9 +445,9 @@ def test_an_iteration_reads_back_once(monkeypatch):
     y = [torch.tensor([1.0], dtype=F64)]
     with ReadBacks() as reads:
         solver.solve(equations_for(field, y, 0.3, solver), torch.zeros(1, 1, dtype=F64))
-    # One evaluation is the Jacobian's; on the CPU a list of numbers needs no read-back operation.
+    # One evaluation is the Jacobian's; the first measure has two numbers.
     assert len(measured) == field.calls - 1
-    assert reads.count == 0
+    assert reads.count == len(measured) + 1
 
 
 def test_a_state_too_large_for_a_dense_matrix_is_refused(monkeypatch):

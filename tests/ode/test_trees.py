@@ -6,7 +6,7 @@ from math import factorial
 
 import pytest
 import sympy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion.ode.algebraic import sqrt
@@ -91,6 +91,7 @@ def shuffled(draw):
     return tree, build(tree)
 
 
+@settings(deadline=None)
 @given(shuffled())
 def test_branches_have_no_order(pair):
     tree, other = pair
@@ -160,6 +161,7 @@ def test_the_series_of_the_solution(order):
     assert derivative.subs(Y, 0) == total
 
 
+@settings(deadline=None)
 @given(st.lists(st.fractions(-2, 2, max_denominator=6), min_size=5, max_size=5))
 def test_the_series_of_a_step(entries):
     """The coefficient of h^n is the sum over the trees of weight times differential / symmetry."""
