@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 READY := .venv/.ready
+PEERS := .venv/peers
 
 .PHONY: help book test lint refresh bench lock clean
 
@@ -29,8 +30,14 @@ lint: $(READY)  ## style, and the import contract
 refresh: $(READY)  ## re-execute all notebooks and store their outputs; one only: make refresh NB=book/x.ipynb
 	@$(PY) tools/refresh.py $(NB)
 
-bench: $(READY)  ## measure the library against its peers
-	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(PY) "$$file"; done
+# In a folder of their own: what a benchmark needs must not change what `make test` finds installed.
+$(PEERS)/.ready: requirements-bench.txt $(READY)
+	@echo "set-up: installing the benchmarks' peers into $(PEERS)"
+	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --upgrade --target $(PEERS) -r requirements-bench.txt
+	@touch $@
+
+bench: $(PEERS)/.ready  ## measure the library against its peers
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; PYTHONPATH=$(PEERS) $(PY) "$$file"; done
 
 lock: $(READY)  ## write requirements.txt anew from requirements.in, with the newest versions
 	@$(PY) -m pip install --quiet uv

@@ -11,7 +11,8 @@ from companion.ode.control import START
 from companion.ode.errors import NonFiniteState, NotConverged, StepSizeUnderflow
 from companion.ode.field import Leaves, Time
 from companion.ode.newton import NewtonFailure
-from companion.ode.norm import allowances, error_ratio, quotients
+from companion.ode.norm import allowances, error_ratio
+from companion.ode.read_back import all_finite
 from companion.ode.runge_kutta import RungeKuttaMarch
 from companion.ode.step import Step
 
@@ -141,9 +142,7 @@ class AdaptiveMarch(RungeKuttaMarch):
         The rates come from outside because they are the first stage, too, and need their graph.
         """
         norm, self._allowed = self.method.norm, self._allowance(self.y)
-        d0, d1 = torch.stack(
-            [norm(quotients(leaves, self._allowed)) for leaves in (self.y, rates)]
-        ).tolist()
+        d0, d1 = (error_ratio(norm, leaves, self._allowed) for leaves in (self.y, rates))
         if not math.isfinite(d0 + d1):
             self._explain(rates)
         small = min(0.01 * d0 / d1 if min(d0, d1) >= 1e-5 else 1e-6, abs(interval))
@@ -161,7 +160,7 @@ class AdaptiveMarch(RungeKuttaMarch):
 
     def _explain(self, rates: Leaves) -> NoReturn:
         """Why the initial state or f there has no size in units of the tolerances."""
-        if all(bool(torch.isfinite(leaf).all()) for leaf in (*self.y, *rates)):
+        if all(map(all_finite, (*self.y, *rates))):
             raise ValueError(
                 f"rtol = {self.method.rtol} and atol = {self.method.atol} allow no error, or "
                 "none that the state's dtype can represent, at the initial state: make atol larger"

@@ -22,6 +22,7 @@ from companion.ode.errors import NonFiniteState
 from companion.ode.event import Event
 from companion.ode.field import Leaves, Time
 from companion.ode.march import March
+from companion.ode.read_back import read_all
 
 #: Samples of a step; zeros closer together than this part of it need the search for a dip.
 SAMPLES = 8
@@ -124,7 +125,7 @@ class Watch:
         times = [march.begin + (march.t - march.begin) * (i / SAMPLES) for i in steps]
         times[-1] = march.t
         rows = [self.conditions(t, march.y if t == march.t else piece.at(t)) for t in times]
-        samples = torch.stack(rows).tolist()
+        samples = read_all(torch.stack(rows), "the condition of an event")
         for t, row in zip(times, samples, strict=True):
             if not all(map(math.isfinite, row)):
                 raise NonFiniteState(

@@ -14,6 +14,7 @@ from companion.ode.errors import NonFiniteState
 from companion.ode.field import Leaves, Time, time_dtype
 from companion.ode.march import March
 from companion.ode.problem import Problem
+from companion.ode.read_back import all_finite
 from companion.ode.solution import Stats
 
 
@@ -91,9 +92,9 @@ def _precedes(time: float, event: float, times: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def _require_finite(leaves: Leaves, march: March) -> None:
-    if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves):
-        finite = [torch.isfinite(x).reshape(len(x), x[0].numel()).all(1).cpu() for x in leaves]
-        first = int(torch.stack(finite).all(0).long().argmin())
+    if not all(map(all_finite, leaves)):
+        states = enumerate(zip(*leaves, strict=True))
+        first = next(i for i, state in states if not all(map(all_finite, state)))
         raise NonFiniteState(
             f"the state is infinite or NaN at t[{first}]: check y0 and f, or take smaller steps",
             t=march.t,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from companion.ode.field import Leaves, time_dtype
+from companion.ode.read_back import read_back
 from companion.ode.step import VectorField
 
 #: Vector-Jacobian products taken at a time: bounds the memory of a large Jacobian.
@@ -134,7 +135,7 @@ def _rows(value: Tensor, x: Tensor) -> Tensor | None:
 def _require_constant(rate: VectorField, x: Tensor, value: Tensor) -> None:
     """Without a graph from x to f, either f is constant in y, or its derivative is hidden."""
     moved = rate(x + 0.01 * (1 + x.abs()))
-    if bool(((moved != value) & value.isfinite()).any()):
+    if read_back(((moved != value) & value.isfinite()).any()):
         raise ValueError(
             "f(t, y) depends on y in a way that autograd does not see, but an implicit method "
             "needs the derivative: take torch.no_grad(), detach() or NumPy out of f, or choose "

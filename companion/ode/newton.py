@@ -29,6 +29,7 @@ from companion.ode.field import Leaves
 from companion.ode.jacobian import RealSpace, jacobian
 from companion.ode.method import Method
 from companion.ode.norm import in_tolerances
+from companion.ode.read_back import all_finite, read_back
 from companion.ode.solution import Stats
 from companion.ode.step import VectorField
 
@@ -192,6 +193,8 @@ class Newton:
                 if self._fresh and self._adapts:
                     raise
                 self._stale = True
+                # It may be the guess that is bad: where f is stiff, rates before may be anything.
+                z = torch.zeros_like(z)
                 if self._fresh:
                     return self._iterate(equations, z, full=True)
 
@@ -241,7 +244,7 @@ class Newton:
 
     def _not_finite(self) -> str:
         """Why an iterate has no size in units of the tolerances."""
-        if all(bool(unit.isfinite().all()) for unit in self._units):
+        if all(map(all_finite, self._units)):
             return "a value of f, or an iterate, is not finite"
         return "where the state is zero rtol allows no error, and atol is zero: make atol larger"
 
@@ -310,8 +313,7 @@ class Newton:
         sizes = [self._norm(change)]
         if stages is not None:
             sizes.append(self._norm(stages * self.space.rounding))
-        # Numbers on the host are read one by one, which vmap refuses with a reason.
-        return [size.item() for size in torch.stack(sizes).cpu()]
+        return [read_back(size) for size in torch.stack(sizes).cpu()]
 
     def _norm(self, vectors: Tensor) -> Tensor:
         """The largest norm of several states."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from companion.ode.field import Leaves
+from companion.ode.read_back import read_back
 
 #: From the leaves of a state to a 0-dim tensor.
 Norm = Callable[[Leaves], Tensor]
@@ -72,5 +73,6 @@ def error_ratio(norm: Norm, errors: Leaves, allowed: Leaves) -> float:
     scaled = quotients(errors, allowed)
     if norm is rms_norm and len(scaled) == 1:
         # The division by sqrt(n) costs no operation on the host.
-        return float(torch.linalg.vector_norm(scaled[0])) / math.sqrt(max(scaled[0].numel(), 1))
-    return float(norm(scaled))
+        length = torch.linalg.vector_norm(scaled[0])
+        return read_back(length) / math.sqrt(max(scaled[0].numel(), 1))
+    return read_back(norm(scaled))

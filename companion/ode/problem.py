@@ -16,6 +16,7 @@ from companion.ode.event import Event, check_events
 from companion.ode.field import Field, Leaves, time_dtype
 from companion.ode.method import Method
 from companion.ode.observe import Observer
+from companion.ode.read_back import read_all
 from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
 
@@ -135,7 +136,7 @@ def check_times(
             f"t must have shape (T,) with T >= 1, got {tuple(t.shape)}: give all times at which "
             "y is wanted, the initial time first"
         )
-    times = tuple(t.detach().tolist())
+    times = tuple(read_all(t, "t"))
     for i, time in enumerate(times):
         if open_end and 0 < i == len(times) - 1 and math.isinf(time):
             continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
-from numpy import ndarray
+from numpy import isfinite, ndarray
 from torch import Tensor
 
 from companion.ode.dense import Piece
@@ -42,6 +43,10 @@ class SciPyMarch(March):
                 "(odeint_adjoint), solve under torch.no_grad(), or take one of companion's methods"
             )
         self._solver = None
+        #: The Jacobians and factorisations of this solver that are in the statistics.
+        self._counted = 0, 0
+        #: Whether f has been finite in this step.
+        self._finite = True
         #: The leaves of the state, and of the integrals that do not vanish, with their places.
         self._shapes: list[Tensor] = []
         self._present: list[int] = []
@@ -59,18 +64,45 @@ class SciPyMarch(March):
         if self._solver is None:
             self._start(end)
         self._begin_step(end)
-        message = self._solver.step()
-        where = {"t": self.t, "h": 0.0, "steps": self.stats.accepted}
-        if self._solver.status == "failed":
-            raise StepSizeUnderflow(f"SciPy: {message}: loosen rtol and atol, or check f", **where)
+        self._step()
         leaves = self._leaves(self._solver.y)
         if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves):
-            raise NonFiniteState("f or the state became infinite or NaN: check f", **where)
+            self._give_up_not_finite()
         count = len(self.y)
         for place, value in zip(self._present, leaves[count:], strict=True):
             self.integrals[place] = value
         t1 = float(self._solver.t)
         self._end_step(t1, t1, leaves[:count], None)
+
+    def _step(self) -> None:
+        """One accepted step of SciPy's, its reports as errors."""
+        solver = self._solver
+        self._finite = True
+        try:
+            message = solver.step()
+        except ValueError as error:
+            # Its linear algebra does not say where a NaN comes from.
+            if self._finite:
+                raise
+            self._give_up_not_finite(error)
+        jacobians, factorisations = self._counted
+        self._counted = solver.njev, solver.nlu
+        self.stats.jacobians += solver.njev - jacobians
+        self.stats.factorisations += solver.nlu - factorisations
+        if solver.status == "failed":
+            if not self._finite:
+                self._give_up_not_finite()
+            raise StepSizeUnderflow(
+                f"SciPy: {message.rstrip('.')}: loosen rtol and atol, or check f", **self._where()
+            )
+
+    def _give_up_not_finite(self, cause: Exception | None = None) -> NoReturn:
+        raise NonFiniteState(
+            "f or the state became infinite or NaN: check f", **self._where()
+        ) from cause
+
+    def _where(self) -> dict[str, Any]:
+        return {"t": self.t, "h": 0.0, "steps": self.stats.accepted}
 
     def _start(self, end: float) -> None:
         """Give SciPy the present state, and the integrals as they are."""
@@ -83,7 +115,10 @@ class SciPyMarch(March):
         self._present = [i for i, value in enumerate(self.integrals) if value is not None]
         parts = [*self.y, *(self.integrals[i] for i in self._present)]
         self._shapes = [part.detach() for part in parts]
-        options = {"first_step": method.first_step} if method.first_step is not None else {}
+        self._counted = 0, 0
+        options = {}
+        if method.first_step is not None:
+            options["first_step"] = min(method.first_step, abs(end - self.t))
         self._solver = getattr(scipy.integrate, method.scheme.solver)(
             self._rates_of,
             self.t,
@@ -117,7 +152,9 @@ class SciPyMarch(March):
                 )
             if i in self._present:
                 extra.append(torch.zeros_like(self.integrals[i]) if rate is None else rate)
-        return _vector([*rates[:count], *extra])
+        values = _vector([*rates[:count], *extra])
+        self._finite = self._finite and bool(isfinite(values).all())
+        return values
 
     def _leaves(self, vector: ndarray) -> Leaves:
         leaves, start, flat = [], 0, torch.from_numpy(vector.copy())

@@ -15,6 +15,9 @@ SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
 class SciPy:
     """One of SciPy's solvers, on the CPU; gradients by `companion.adjoint.Backsolve` only.
 
+    SciPy computes in float64 whatever the dtype of the state.  Jacobians of "Radau" and "BDF" are
+    its finite differences; `Stats.evaluations` counts their evaluations of f too.
+
     Args:
         solver: "RK45", "RK23", "DOP853", "Radau", "BDF" or "LSODA".
         max_step: no step is larger.

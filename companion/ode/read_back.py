@@ -1,0 +1,62 @@
+"""Numbers that the host needs from the device, also under torch.vmap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Largest(torch.autograd.Function):
+    """The identity; where vmap has hidden an axis, the largest entry along it."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> None:
+        return None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, None]:
+        (axis,) = in_dims
+        return _Largest.apply(x if axis is None else x.amax(axis)), None
+
+
+def read_back(x: Tensor) -> float:
+    """The value of a 0-dim tensor on the host.
+
+    What the host decides by it, `torch.func.vmap` cannot decide for every sample of a batch on
+    its own: there it is the largest value in the batch, so that the worst sample decides for all.
+    """
+    try:
+        return x.item()
+    except RuntimeError:
+        # vmap refuses.  Where something else is wrong, it is so again.
+        return _Largest.apply(x).item()
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every entry is finite; under vmap, in every sample."""
+    return not read_back(torch.isfinite(x).all().logical_not())
+
+
+def read_all(x: Tensor, what: str) -> list:
+    """The values of a tensor as nested lists of numbers.
+
+    Raises:
+        TypeError: under vmap, where they differ from sample to sample.
+    """
+    try:
+        return x.detach().tolist()
+    except RuntimeError as error:
+        raise TypeError(
+            f"{what} cannot be read back: under torch.func.vmap all samples share their times and "
+            "steps; solve(batched=True) gives every sample its own, and events need a solve each"
+        ) from error
