@@ -26,8 +26,6 @@ from companion.ode.read_back import read_all
 
 #: Samples of a step; zeros closer together than this part of it need the search for a dip.
 SAMPLES = 8
-#: Where to look, on the way to the next sample, which way a value leaves zero.
-SOON = 0.01
 #: Most evaluations for a root, for a dip, and most corrections by a step.
 ROOT_STEPS, DIP_STEPS, CORRECTIONS = 100, 40, 6
 
@@ -68,6 +66,9 @@ class Conditions:
         self.spec = spec
         self.args = args
         self.time_dtype = time_dtype
+        #: Where to look, on the way to the next sample, which way a value leaves zero: so near
+        #: that it has hardly turned, so far that it is more than its rounding.
+        self.soon = torch.finfo(time_dtype).eps ** (1 / 3)
         #: For every value the event and the component that it belongs to; known after one call.
         self.columns: list[tuple[int, int]] = []
 
@@ -161,7 +162,7 @@ class Watch:
         if values[0] == 0:
             # This zero is the initial one, or was the end of the last step.  What matters is
             # what follows, close by: the value may be back before the next sample.
-            soon = times[0] + SOON * (times[1] - times[0])
+            soon = times[0] + self.conditions.soon * (times[1] - times[0])
             values = [value(soon), *values[1:]]
             if first and self.conditions.counts_at_start(column):
                 leaves = next((v for v in values if v), 0.0)
@@ -218,9 +219,9 @@ def _brackets(
     """Intervals at whose ends the values have different signs, in the order of time."""
     for i in range(len(times) - 1):
         fa, fb = values[i], values[i + 1]
-        if fa * fb < 0 or (fa != 0 and fb == 0):
+        if fa != 0 and (fb == 0 or (fa < 0) != (fb < 0)):
             yield times[i], times[i + 1], fa, fb
-        elif fa * fb > 0 and (dip := _dip(times, values, i, value)) is not None:
+        elif fa != 0 and (dip := _dip(times, values, i, value)) is not None:
             t, f = dip
             yield times[i], t, fa, f
             yield t, times[i + 1], f, fb
@@ -242,7 +243,7 @@ def _dip(
         if curvature <= 0:
             continue
         turn = -slope / curvature
-        lowest = f1 - slope**2 / (2 * curvature)
+        lowest = f1 + slope * turn / 2
         if not (i - j - 1 <= turn <= i - j) or lowest > 0.25 * min(f0, f1, f2):
             continue
         return _search(times[i], times[i + 1], sign, value)
@@ -292,7 +293,7 @@ def _root(value: Callable[[float], float], a: float, b: float, fa: float, fb: fl
         f = value(t)
         if f == 0:
             return t
-        if f * fb > 0:
+        if (f < 0) == (fb < 0):
             b, fb = t, f
             if side == 1:
                 fa /= 2

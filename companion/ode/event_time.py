@@ -82,7 +82,7 @@ def _speed(
     ]
     # Constants: what the condition uses may require grad.
     speed = sum(float(part.detach()) for part in parts)
-    if abs(speed) <= torch.finfo(value.dtype).eps ** 0.5 * crossing.speed:
+    if abs(speed) <= 100 * torch.finfo(value.dtype).eps ** 0.5 * crossing.speed:
         raise GrazingEvent(
             "the condition touches zero with a derivative in time of "
             f"{speed:.1e}, so the event time has no derivative: solve under torch.no_grad() for "

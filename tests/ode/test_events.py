@@ -412,3 +412,63 @@ def test_gradients_of_outputs_before_an_event(gradient, sense):
 
     point = [torch.tensor(v, dtype=F64, requires_grad=True) for v in ([1.0, 0.1], 0.3, sense * 0.5)]
     assert torch.autograd.gradcheck(states, point, eps=1e-5, atol=1e-6, rtol=1e-5)
+
+
+def test_flights_that_get_shorter_and_shorter():
+    """Between bounces the times are geometric; a flight ends long before the step it is in."""
+    speed, restitution, bounces = 4.0, 0.5, 25
+    t, v = 0.0, torch.tensor(speed, dtype=F64)
+    found = []
+    for _ in range(bounces):
+        sol = solve(
+            lambda t, y: torch.stack([y[1], torch.full_like(y[1], -9.81)]),
+            torch.stack([torch.zeros((), dtype=F64), v]),
+            [t, math.inf],
+            event=Event(lambda t, y: y[0], direction=-1),
+            rtol=1e-11,
+            atol=1e-13,
+        )
+        found.append(float(sol.event.t) - t)
+        t, v = float(sol.event.t), -restitution * sol.event.y[1]
+    expected = [2 * speed * restitution**k / 9.81 for k in range(bounces)]
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
+@pytest.mark.parametrize("condition", [lambda y: y - 0.55, lambda y: (y - 0.5) * (y - 0.51)])
+def test_the_scale_of_a_condition_does_not_matter(scale, condition):
+    """Products of two values would vanish or overflow."""
+
+    def solved(scale):
+        return solve(
+            lambda t, y: torch.ones_like(y),
+            torch.zeros((), dtype=F64),
+            [0.0, 1.0],
+            event=lambda t, y: scale * condition(y),
+        ).event.t
+
+    assert float(solved(scale)) == pytest.approx(float(solved(1.0)), abs=1e-9)
+
+
+@pytest.mark.parametrize(("excess", "grazes"), [(0.0, True), (1e-10, False), (1e-6, False)])
+def test_a_ball_that_just_reaches_the_ceiling(excess, grazes):
+    """z = v t - t^2 has the height v^2 / 4; the ceiling is at 1."""
+    v = torch.tensor(math.sqrt(4 + excess), dtype=F64, requires_grad=True)
+
+    def hit():
+        return solve(
+            lambda t, y: torch.stack([y[1], torch.full_like(y[1], -2.0)]),
+            torch.stack([torch.zeros((), dtype=F64), v]),
+            [0.0, 3.0],
+            event=Event(lambda t, y: y[0] - 1, direction=1),
+            rtol=1e-11,
+            atol=1e-13,
+        )
+
+    if grazes:
+        with pytest.raises(GrazingEvent):
+            hit()
+        return
+    (slope,) = torch.autograd.grad(hit().event.t, v)
+    exact = (1 - float(v) / math.sqrt(float(v) ** 2 - 4)) / 2
+    assert float(slope) == pytest.approx(exact, rel=1e-3)
