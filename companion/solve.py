@@ -50,6 +50,10 @@ def solve(
     Everything follows the device of y0.  Gradients flow to y0, to the tensors in args, to the
     parameters of f, to every time in t, and to what the conditions of events use.
 
+    Under `torch.func.vmap` the samples share their steps, which are small enough for the worst of
+    them (``batched=True`` gives each its own); `torch.func.jvp`, ``grad`` and their compositions
+    work with gradient="direct".
+
     Args:
         f: called as ``f(t, y, *args)`` with t a 0-dim tensor of y's real dtype; returns dy/dt
             with the structure, shapes and dtypes of y.

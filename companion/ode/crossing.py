@@ -26,6 +26,8 @@ from companion.ode.read_back import read_all
 
 #: Samples of a step; zeros closer together than this part of it need the search for a dip.
 SAMPLES = 8
+#: Where to look, on the way to the next sample, which way a value leaves zero.
+NEAR = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 #: Most evaluations for a root, for a dip, and most corrections by a step.
 ROOT_STEPS, DIP_STEPS, CORRECTIONS = 100, 40, 6
 
@@ -66,9 +68,6 @@ class Conditions:
         self.spec = spec
         self.args = args
         self.time_dtype = time_dtype
-        #: Where to look, on the way to the next sample, which way a value leaves zero: so near
-        #: that it has hardly turned, so far that it is more than its rounding.
-        self.soon = torch.finfo(time_dtype).eps ** (1 / 3)
         #: For every value the event and the component that it belongs to; known after one call.
         self.columns: list[tuple[int, int]] = []
 
@@ -159,20 +158,33 @@ class Watch:
         def value(t: float) -> float:
             return float(self.conditions(t, self.march.piece.at(t))[column])
 
-        if values[0] == 0:
-            # This zero is the initial one, or was the end of the last step.  What matters is
-            # what follows, close by: the value may be back before the next sample.
-            soon = times[0] + self.conditions.soon * (times[1] - times[0])
-            values = [value(soon), *values[1:]]
-            if first and self.conditions.counts_at_start(column):
-                leaves = next((v for v in values if v), 0.0)
-                if direction == 0 or leaves * direction > 0:
-                    return times[0]
-            times = [soon, *times[1:]]
-        for a, b, fa, fb in _brackets(times, values, value):
+        def beside(zero: float, other: float) -> tuple[float, float]:
+            return self._beside(column, zero, other)
+
+        if first and values[0] == 0 and self.conditions.counts_at_start(column):
+            leaves = next((v for v in (beside(*times[:2])[1], *values) if v), 0.0)
+            if direction == 0 or leaves * direction > 0:
+                return times[0]
+        for a, b, fa, fb in _brackets(times, values, value, beside):
             if direction == 0 or (fb - fa) * direction > 0:
                 return _root(value, a, b, fa, fb)
         return None
+
+    def _beside(self, column: int, zero: float, other: float) -> tuple[float, float]:
+        """A time next to a zero, on the way to another time, and the value there.
+
+        So near that the value has hardly turned (it may be zero again before the other time), so
+        far that it is more than the rounding of the state makes of it.
+        """
+        state = self.march.piece.at(zero)
+        rounded = [leaf * (1 + 8 * torch.finfo(leaf.dtype).eps) for leaf in state]
+        rounding = abs(float(self.conditions(zero, rounded)[column]))
+        for part in NEAR:
+            t = zero + part * (other - zero)
+            value = float(self.conditions(t, self.march.piece.at(t))[column])
+            if abs(value) > rounding:
+                return t, value
+        return t, 0.0
 
     def _corrected(self, t: float, column: int, times: list[float]) -> float:
         """Newton's method on the end of a step, which is more accurate than what is inside."""
@@ -214,17 +226,35 @@ def _speed_around(t: float, times: Sequence[float], values: Sequence[float]) -> 
 
 
 def _brackets(
-    times: list[float], values: Sequence[float], value: Callable[[float], float]
+    times: list[float],
+    values: Sequence[float],
+    value: Callable[[float], float],
+    beside: Callable[[float, float], tuple[float, float]],
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Intervals at whose ends the values have different signs, in the order of time."""
+    """Intervals at whose ends the values have different signs, in the order of time.
+
+    A sample that is zero itself belongs to the interval that it ends: to the one that it begins
+    belongs what follows, close by.
+    """
     for i in range(len(times) - 1):
-        fa, fb = values[i], values[i + 1]
-        if fa != 0 and (fb == 0 or (fa < 0) != (fb < 0)):
-            yield times[i], times[i + 1], fa, fb
-        elif fa != 0 and (dip := _dip(times, values, i, value)) is not None:
+        (a, b), (fa, fb) = times[i : i + 2], values[i : i + 2]
+        if fa == 0:
+            a, fa = beside(a, b)
+        if fa == 0:
+            continue
+        if fb == 0:
+            # There may be another zero just before.
+            c, fc = beside(b, a)
+            if fc != 0 and (fc < 0) != (fa < 0):
+                yield a, c, fa, fc
+                a, fa = c, fc
+            yield a, b, fa, fb
+        elif (fa < 0) != (fb < 0):
+            yield a, b, fa, fb
+        elif (dip := _dip(times, values, i, value)) is not None:
             t, f = dip
-            yield times[i], t, fa, f
-            yield t, times[i + 1], f, fb
+            yield a, t, fa, f
+            yield t, b, f, fb
 
 
 def _dip(

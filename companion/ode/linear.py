@@ -21,8 +21,7 @@ def solve(matrix: Sequence[Row], right: Sequence[Row]) -> tuple[Row, ...]:
     size = len(matrix)
     # Quotients of integers would be floats.
     rows = [
-        [Fraction(0) + x for x in (*left, *rest)]
-        for left, rest in zip(matrix, right, strict=True)
+        [Fraction(0) + x for x in (*left, *rest)] for left, rest in zip(matrix, right, strict=True)
     ]
     for k in range(size):
         pivot = next((i for i in range(k, size) if rows[i][k]), None)

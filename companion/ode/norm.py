@@ -23,18 +23,14 @@ def rms_norm(leaves: Leaves) -> Tensor:
 
     An empty tensor has norm zero.
     """
-    norms = [
-        torch.linalg.vector_norm(leaf) / math.sqrt(max(leaf.numel(), 1)) for leaf in leaves
-    ]
+    norms = [torch.linalg.vector_norm(leaf) / math.sqrt(max(leaf.numel(), 1)) for leaf in leaves]
     largest = norms[0]
     for norm in norms[1:]:
         largest = torch.maximum(largest, norm.to(largest))
     return largest
 
 
-def allowances(
-    sizes: Leaves, rtol: Tolerance, atol: Tolerance, factor: float = 1.0
-) -> Leaves:
+def allowances(sizes: Leaves, rtol: Tolerance, atol: Tolerance, factor: float = 1.0) -> Leaves:
     """What the tolerances allow an error to be: ``factor * (atol + rtol * size)``.
 
     Half-precision states are judged in float32: the quotient of an error and its allowance can

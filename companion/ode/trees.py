@@ -59,9 +59,7 @@ class Tree:
     @cached_property
     def symmetry(self) -> int:
         r""":math:`\sigma(t)`, the number of ways to map the tree onto itself."""
-        return prod(
-            factorial(copies) * branch.symmetry**copies for branch, copies in self.groups
-        )
+        return prod(factorial(copies) * branch.symmetry**copies for branch, copies in self.groups)
 
     @property
     def labellings(self) -> int:

@@ -79,6 +79,7 @@ def side(name: str, given: object) -> Side:
         )
     check_shapes(expr)
     _require_smooth(name, expr)
+    _require_unambiguous(name, expr)
     if expr.has(sp.MatrixExpr) and _has_noncommutative_scalars(expr):
         raise BadStatement(
             f"{name} mixes noncommutative symbols with matrix expressions; use one of the two"
@@ -102,6 +103,25 @@ def _require_smooth(name: str, expr: Side) -> None:
                     f"{name} has {kinked} inside a {type(node).__name__}; derivatives, integrals "
                     "and limits are for smooth functions here, so treat each smooth piece by "
                     "itself"
+                )
+
+
+def _require_unambiguous(name: str, expr: Side) -> None:
+    """Refuse derivatives that SymPy writes alike whether they are partial or total.
+
+    Its chain rule writes the partial derivative of ``c(u(p), v(u(p)))`` in the first slot as
+    ``Derivative(c(u(p), v(u(p))), u(p))``, which reads as the total derivative by u.
+    """
+    for node in expr.atoms(sp.Derivative):
+        if not isinstance(node.expr, AppliedUndef):
+            continue
+        for variable in node.variables:
+            slots = [a for a in node.expr.args if a.has(variable)]
+            if isinstance(variable, AppliedUndef) and len(slots) > 1:
+                raise BadStatement(
+                    f"{name} has a derivative of {node.expr} with respect to {variable}, which "
+                    "stands in more than one argument: SymPy does not say whether it is partial "
+                    "or total; differentiate at symbols, and put the functions in with subs"
                 )
 
 

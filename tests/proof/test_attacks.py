@@ -97,3 +97,29 @@ def test_numbers_beyond_float64_are_refused():
 def test_what_is_proved_cannot_be_exchanged_afterwards(attribute):
     with pytest.raises(AttributeError):
         setattr(theorem(), attribute, "something-else")
+
+
+def test_a_derivative_that_may_be_partial_or_total_is_refused():
+    """SymPy's chain rule writes both alike, and a true statement was refuted."""
+    p, x, y = sp.symbols("p x y", real=True)
+    u, v, c = (sp.Function(name) for name in "uvc")
+    composed = c(u(p), v(u(p))).diff(p)
+    at = {x: u(p), y: v(u(p))}
+    partials = [c(x, y).diff(s).subs(at) for s in (x, y)]
+    claimed = partials[0] * u(p).diff(p) + partials[1] * v(x).diff(x).subs(x, u(p)) * u(p).diff(p)
+    theorem = Theorem("chain", "c' = ...", hypotheses="c, u, v in C^1")
+    for attempt in (theorem.prove, theorem.refute):
+        with pytest.raises(BadStatement, match="more than one argument"):
+            attempt("two ways through u", composed, claimed)
+
+
+def test_a_derivative_by_a_function_in_one_argument_is_no_riddle():
+    t = sp.Symbol("t", real=True)
+    z, f = sp.Function("z"), sp.Function("f")
+    x = sp.Symbol("x", real=True)
+    theorem = Theorem("chain", "f' = ...", hypotheses="f, z in C^1")
+    theorem.prove(
+        "one way",
+        f(z(t), t).diff(t),
+        (f(x, t).diff(x).subs(x, z(t)) * z(t).diff(t) + f(x, t).diff(t).subs(x, z(t))),
+    )

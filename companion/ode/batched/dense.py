@@ -29,9 +29,9 @@ def interpolate(
         knots: ends of the steps, shape (J + 1, B).
         states: for every step the leaves at its beginning, each of shape (B, ...).
         stages: for every step the values of f that the dense output wants.
-        direction: shape (B,), -1 where times are negated; None where none are.
-        targets: K times, each inside of
-        step, sample: this step of this sample.
+        direction: shape (B,), -1 where times are negated, else 1; None where none are.
+        targets: K times.
+        step, sample: for every target the step and the sample that it is inside of.
 
     Returns:
         Leaves of shape (K, ...).
@@ -92,9 +92,7 @@ class Outputs:
             return
         place = number * inside.shape[1] + sample
         targets, step = (x.flatten().index_select(0, place) for x in (self._inner, inside))
-        values = interpolate(
-            tableau, knots, states, stages, self._direction, targets, step, sample
-        )
+        values = interpolate(tableau, knots, states, stages, self._direction, targets, step, sample)
         for leaf, value in zip(self.leaves, values, strict=True):
             leaf[1:].flatten(0, 1).index_copy_(0, place, value)
 

@@ -17,9 +17,7 @@ from companion.ode.method import Method
 from companion.ode.solution import Stats
 
 
-def integrate_batched(
-    field: Field, method: Method, y0: Leaves, t: Tensor, stats: Stats
-) -> Leaves:
+def integrate_batched(field: Field, method: Method, y0: Leaves, t: Tensor, stats: Stats) -> Leaves:
     """Solve every sample of a batch with step sizes of its own.
 
     Steps are chosen without recording a graph.  Where gradients are wanted, the accepted steps

@@ -38,7 +38,7 @@ class BatchedMarch:
         y0: leaves of the initial state, each of shape (B, ...).
         rates: ``field`` at the initial state.
         times: shape (B, T), increasing along each row.
-        direction: shape (B,), 1 or -1; None where all are 1.
+        direction: shape (B,), -1 where times are negated, else 1; None where none are.
         outputs: what collects the states at the times between first and last; None if nobody
             wants them.
         remember: whether to keep ``knots``.
@@ -81,8 +81,9 @@ class BatchedMarch:
         self._control = BatchedPID(method.control, self.tableau.estimate_order)
         self._bounded = method.control.max_step < math.inf
         self._ratio = torch.zeros_like(self.t)
+        #: For every leaf the shape in which a mask of shape (B,) broadcasts to it.
         self._columns = [(-1, *(1,) * (leaf.ndim - 1)) for leaf in y0]
-        # Rows: how far it is to the end, and by how much the step size falls short.
+        #: Rows: how far it is to the end, and by how much the step size falls short.
         self._status = self.t.new_empty(2, len(times))
         self._smallest = self._resolution()
         self._open_block()

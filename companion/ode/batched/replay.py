@@ -33,7 +33,7 @@ def replay(
         tableau: the method.
         y0: leaves of the initial state, each of shape (B, ...).
         times: where the states are wanted, shape (B, T), increasing along each row.
-        direction: shape (B,), -1 where times are negated; None where none are.
+        direction: shape (B,), -1 where times are negated, else 1; None where none are.
         blocks: the times at which the samples stood, see `BatchedMarch.knots`.
 
     Returns:
@@ -114,6 +114,4 @@ def without_closing_stage(tableau: Tableau) -> Tableau:
     """The method without error estimate, and without a last stage that is the next one's first."""
     if not tableau.fsal:
         return tableau.plain
-    return replace(
-        tableau, a=tableau.a[:-1], b=tableau.b[:-1], error=None, embedded_order=None
-    )
+    return replace(tableau, a=tableau.a[:-1], b=tableau.b[:-1], error=None, embedded_order=None)
