@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from companion.adjoint.captured import captured, parameters_of
 from companion.adjoint.trees import detached, tensors_in
 from companion.ode.begin import begin
+from companion.ode.control import PID
 from companion.ode.field import Field, Leaves, Time
 from companion.ode.integrate import Path, integrate
 from companion.ode.method import Control, Method, Scheme
@@ -70,6 +71,9 @@ class Backsolve:
         method, rtol, atol, control, first_step, max_steps: of the backward solve, as in
             `companion.solve`; None takes those of the forward solve.  Its norm is the larger
             of the forward solve's norms of y and of a.
+        step_t, jump_t: as in `companion.solve`; None takes those of the forward solve, as far
+            as the method of the backward solve knows them.
+        max_iterations: most iterations of an implicit method for its stages.
         params: exactly the tensors, besides y0 and those in args, whose gradients are wanted;
             they may be results of other computations.  None finds them: what f holds (as a
             module, in closures, attributes, defaults, globals) and what one traced evaluation
@@ -86,6 +90,9 @@ class Backsolve:
     control: Control | None = None
     first_step: float | None = None
     max_steps: int | None = None
+    step_t: Sequence[float] | Tensor | None = None
+    jump_t: Sequence[float] | Tensor | None = None
+    max_iterations: int | None = None
     params: Iterable[Tensor] | None = None
     observers: tuple[Observer, ...] = ()
 
@@ -144,10 +151,15 @@ class Backsolve:
             "max_steps": self.max_steps,
             "rtol": self.rtol,
             "atol": self.atol,
+            "step_t": self.step_t,
+            "jump_t": self.jump_t,
+            "max_iterations": self.max_iterations,
         }
         given = {name: value for name, value in choices.items() if value is not None}
         if isinstance(self.method, SciPy) or self.method == "scipy_solver":
             given["control"] = self.control
+        if not isinstance(given.get("control", forward.control), PID):
+            given = {"step_t": (), "jump_t": (), **given}
 
         def norm(leaves: Leaves) -> Tensor:
             half = len(leaves) // 2

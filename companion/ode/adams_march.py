@@ -15,7 +15,7 @@ from companion.ode.dense import Piece
 from companion.ode.errors import NotConverged
 from companion.ode.field import Leaves, Time
 from companion.ode.fixed import FixedMarch, GridMarch, KnownSteps
-from companion.ode.norm import allowances, error_ratio
+from companion.ode.norm import Allowance, error_ratio
 from companion.ode.step import Step, combine
 from companion.ode.tableau import Tableau
 from companion.ode.tableaus import DOPRI5, DOPRI8, RK4_38, VERN7
@@ -113,10 +113,10 @@ class _AdamsSteps(KnownSteps):
         *others, (_, newest) = self._solution_weights
         stages = [rates for _, rates in self._history][: len(others)]
         known = combine(self.y, stages, others, h)
-        sizes = [leaf.detach().abs() for leaf in self.y]
+        allowed = Allowance(method.rtol, method.atol, self.y)(self.y)
 
         def in_tolerances(change: Leaves) -> float:
-            return error_ratio(method.norm, change, allowances(sizes, method.rtol, method.atol))
+            return error_ratio(method.norm, change, allowed)
 
         ratio = math.inf
         for _ in range(method.max_iterations):

@@ -11,7 +11,7 @@ from companion.ode.control import START
 from companion.ode.errors import NonFiniteState, NotConverged, StepSizeUnderflow
 from companion.ode.field import Leaves, Time
 from companion.ode.newton import NewtonFailure
-from companion.ode.norm import allowances, error_ratio
+from companion.ode.norm import Allowance, error_ratio
 from companion.ode.read_back import all_finite
 from companion.ode.runge_kutta import RungeKuttaMarch
 from companion.ode.step import Step
@@ -30,7 +30,8 @@ class AdaptiveMarch(RungeKuttaMarch):
         self._stops = sorted({*self.method.step_t, *self._jumps})
         #: Whether time runs forward; None before the first step.
         self._forward: bool | None = None
-        #: What the tolerances allow at the present state, kept from one error to the next.
+        self._allowance = Allowance(self.method.rtol, self.method.atol, self.y)
+        #: What it allows at the present state, kept from one error to the next.
         self._allowed: Leaves | None = None
 
     @property
@@ -123,17 +124,12 @@ class AdaptiveMarch(RungeKuttaMarch):
         return self.rates
 
     def _ratio(self, step: Step) -> float:
-        # The step size is a constant for the gradient.  (no_grad would cost as much as two
-        # operations, in every step.)
         if self._allowed is None:
             self._allowed = self._allowance(self.y)
         self._next_allowed = self._allowance(step.y)
         larger = list(map(torch.maximum, self._allowed, self._next_allowed))
-        return error_ratio(self.method.norm, _constants(step.error), larger)
-
-    def _allowance(self, y: Leaves) -> Leaves:
-        sizes = [leaf.abs() for leaf in _constants(y)]
-        return allowances(sizes, self.method.rtol, self.method.atol)
+        # The step size is a constant for the gradient.
+        return error_ratio(self.method.norm, [leaf.detach() for leaf in step.error], larger)
 
     @torch.no_grad()
     def _first_size(self, rates: Leaves, interval: float) -> float:
@@ -196,7 +192,3 @@ class AdaptiveMarch(RungeKuttaMarch):
             "this state, and whether the solution exists this far",
             **where,
         )
-
-
-def _constants(leaves: Leaves) -> Leaves:
-    return [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]

@@ -196,9 +196,8 @@ class Watch:
         def inside(time: float) -> float:
             return float(self.conditions(time, march.piece.at(time))[column])
 
-        # Wide enough for a difference that rounding leaves alone.
-        part = max(1e-4, torch.finfo(self.conditions.time_dtype).eps ** (1 / 3))
-        width = max(part * (high - low), 4 * math.ulp(t))
+        # Not less than a difference of times can be.
+        width = max(1e-4 * (high - low), 4 * math.ulp(t))
         left, right = max(t - width, low), min(t + width, high)
         slope = (inside(right) - inside(left)) / (right - left)
         last = math.inf
@@ -251,7 +250,7 @@ def _brackets(
             yield a, b, fa, fb
         elif (fa < 0) != (fb < 0):
             yield a, b, fa, fb
-        elif (dip := _dip(times, values, i, value)) is not None:
+        elif values[i] != 0 and (dip := _dip(times, values, i, value)) is not None:
             t, f = dip
             yield a, t, fa, f
             yield t, b, f, fb
@@ -310,7 +309,7 @@ def _root(value: Callable[[float], float], a: float, b: float, fa: float, fb: fl
     it does not; there the bracket is halved.
     """
     if fb == 0:
-        return b
+        return _onset(value, a, b, fa)
     side, is_slow, widest = 0, False, math.inf
     for i in range(ROOT_STEPS):
         if abs(b - a) <= 4 * math.ulp(max(abs(a), abs(b))):
@@ -334,3 +333,18 @@ def _root(value: Callable[[float], float], a: float, b: float, fa: float, fb: fl
                 fb /= 2
             side = -1
     return b if abs(fb) <= abs(fa) else a
+
+
+def _onset(value: Callable[[float], float], a: float, b: float, fa: float) -> float:
+    """The first zero where the value at b is exactly zero, by bisection.
+
+    It need not be b: a condition may have been zero for a while, or have changed its sign
+    before that.
+    """
+    while abs(b - a) > 4 * math.ulp(max(abs(a), abs(b))):
+        t = (a + b) / 2
+        f = value(t)
+        if (f < 0) != (fa < 0) and f != 0:
+            return _root(value, a, t, fa, f)
+        a, b = (a, t) if f == 0 else (t, b)
+    return b

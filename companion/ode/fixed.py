@@ -6,7 +6,7 @@ import bisect
 import math
 
 from companion.ode.errors import NotConverged
-from companion.ode.field import Time
+from companion.ode.field import Leaves, Time
 from companion.ode.newton import NewtonFailure
 from companion.ode.runge_kutta import RungeKuttaMarch
 
@@ -66,11 +66,20 @@ class GridMarch(KnownSteps):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.interpolation = self.method.control.interpolation
+        self._one_sided = self.method.control.one_sided
         self._grid = sorted(self.method.control.times)
 
     def advance(self, target: float, end: float, node: Time | None = None) -> None:
         t1 = self._next_point(end)
+        if self._one_sided:
+            # What is known of f here belongs to the step before.
+            self._rates = self._sided(self.t, t1)(self.node, self.y)
         self._take_step_to(t1, node if t1 == target and node is not None else t1)
+
+    def _last_rates(self) -> Leaves:
+        if self._one_sided:
+            return self._sided(self.begin, self.t)(self.node, self.y)
+        return super()._last_rates()
 
     def _next_point(self, end: float) -> float:
         """The next point of the grid, or the end where there is none before it."""
@@ -81,4 +90,4 @@ class GridMarch(KnownSteps):
         return max(self._grid[i - 1], end) if i else end
 
     def _is_one_sided(self, t0: float, t1: float) -> bool:
-        return self.method.control.one_sided
+        return self._one_sided

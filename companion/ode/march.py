@@ -102,7 +102,10 @@ class March(ABC):
 
     def state(self, t: float, node: Time | None = None) -> Leaves:
         """The state at the present time, or at one inside the last step."""
-        return self.y if t == self.t else self.piece.at(t if node is None else node)
+        # A step may have taken as a constant a time at whose node the state is wanted.
+        if t == self.t and (node is self.node or not isinstance(node, Tensor)):
+            return self.y
+        return self.piece.at(t if node is None else node)
 
     def shortened(self, t: float) -> Leaves:
         """The state at a time inside the last step, as a step that ends there would give it.

@@ -28,7 +28,7 @@ from companion.ode.control import PID
 from companion.ode.field import Leaves
 from companion.ode.jacobian import RealSpace, jacobian
 from companion.ode.method import Method
-from companion.ode.norm import in_tolerances
+from companion.ode.norm import Allowance
 from companion.ode.read_back import all_finite, read_back
 from companion.ode.solution import Stats
 from companion.ode.step import VectorField
@@ -303,10 +303,8 @@ class Newton:
 
     def _per_tolerance(self, y: Leaves) -> Leaves:
         """The reciprocals of the tolerances at a state."""
-        method = self.method
-        sizes = [leaf.detach().abs() for leaf in y]
-        ones = [torch.ones_like(size) for size in sizes]
-        return in_tolerances(ones, method.rtol, method.atol, sizes)
+        allowance = Allowance(self.method.rtol, self.method.atol, y)
+        return [1 / most for most in allowance(y)]
 
     def _measure(self, change: Tensor, stages: Tensor | None = None) -> list[float]:
         """The size of a change in units of the tolerances, and that of the stages' rounding."""

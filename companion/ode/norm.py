@@ -30,28 +30,43 @@ def rms_norm(leaves: Leaves) -> Tensor:
     return largest
 
 
-def allowances(sizes: Leaves, rtol: Tolerance, atol: Tolerance, factor: float = 1.0) -> Leaves:
-    """What the tolerances allow an error to be: ``factor * (atol + rtol * size)``.
+class Allowance:
+    """What the tolerances allow an error to be at a state: ``atol + rtol * abs(y)``.
 
     Half-precision states are judged in float32: the quotient of an error and its allowance can
     exceed what they can hold.
 
     Args:
-        sizes: the magnitudes of the state.
+        rtol, atol: the tolerances.
+        y: leaves of a state, for their devices and dtypes.
     """
-    allowed = []
-    for i, size in enumerate(sizes):
-        if size.dtype in (torch.float16, torch.bfloat16):
-            size = size.float()
-        allowed.append((size * (of_leaf(rtol, i) * factor)).add_(of_leaf(atol, i) * factor))
-    return allowed
+
+    def __init__(self, rtol: Tolerance, atol: Tolerance, y: Leaves) -> None:
+        #: For every leaf both tolerances as tensors, so that one operation takes both.
+        self._tolerances = [
+            (_as_tensor(of_leaf(rtol, i), leaf), _as_tensor(of_leaf(atol, i), leaf))
+            for i, leaf in enumerate(y)
+        ]
+
+    def __call__(self, y: Leaves) -> Leaves:
+        """The allowances at a state, constants for any gradient."""
+        # Detached one by one: no_grad would cost as much as two operations, in every step.
+        allowed = []
+        for leaf, (rtol, atol) in zip(y, self._tolerances, strict=True):
+            size = leaf.detach().abs()
+            if size.dtype != rtol.dtype:
+                size = size.to(rtol.dtype)
+            allowed.append(torch.addcmul(atol, rtol, size))
+        return allowed
 
 
-def in_tolerances(
-    errors: Leaves, rtol: Tolerance, atol: Tolerance, sizes: Leaves, factor: float = 1.0
-) -> Leaves:
-    """Errors in units of their `allowances`."""
-    return quotients(errors, allowances(sizes, rtol, atol, factor))
+def _as_tensor(tolerance: float | Tensor, leaf: Tensor) -> Tensor:
+    dtype = leaf.dtype.to_real()
+    if dtype in (torch.float16, torch.bfloat16):
+        dtype = torch.float32
+    if isinstance(tolerance, Tensor):
+        return tolerance.to(dtype=dtype, device=leaf.device)
+    return leaf.new_full((), tolerance, dtype=dtype)
 
 
 def quotients(errors: Leaves, allowed: Leaves) -> Leaves:

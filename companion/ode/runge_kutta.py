@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from companion.ode.dense import CUBIC, LINEAR, Piece
 from companion.ode.field import Leaves, Time, time_dtype
 from companion.ode.implicit import implicit_step
 from companion.ode.march import March
 from companion.ode.newton import Newton
 from companion.ode.one_sided import OneSided
-from companion.ode.step import Step, VectorField, runge_kutta_step
+from companion.ode.step import Step, VectorField, combine, runge_kutta_step
 from companion.ode.tableau import Tableau
 
 
@@ -62,6 +64,10 @@ class RungeKuttaMarch(March):
         start, y, step, _ = self._last
         if t == self.t:
             return self.y
+        if t == self.begin and isinstance(start, Tensor):
+            # A step of size zero, which changes with where it begins.
+            first = self._sided(self.begin, self.t)(start, y)
+            return combine(y, [first], [(0, 1.0)], t - start)
         if t == self.begin:
             return y
         first = step.stages[0] if self.tableau.first_explicit else None
@@ -70,7 +76,8 @@ class RungeKuttaMarch(March):
     def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
         self._begin_step(t1)
         h = node - self.node
-        first = self.rates if self.tableau.first_explicit else None
+        # Where no stage is f(t, y), it is a guess, if the last step has left it.
+        first = self.rates if self.tableau.first_explicit else self._rates
         return self._step(self.tableau, self.t, t1, self.node, self.y, first, h), h
 
     def _step(

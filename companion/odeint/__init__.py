@@ -103,8 +103,8 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method: of the backward solve; default: those of
             the forward solve.
         adjoint_options: of the backward solve; default: ``options`` without ``norm``.
-            ``norm="seminorm"`` is accepted and is the default.  Times in ``step_t`` and
-            ``jump_t``, and ``max_iters``, are those of ``options`` in any case.
+            ``norm="seminorm"`` is accepted and is the default.  Without ``step_t`` and
+            ``jump_t`` those of ``options`` hold.
         adjoint_params: exactly the tensors whose gradients are wanted, besides those of y0
             and t.
 
@@ -144,6 +144,10 @@ def odeint_adjoint(
         control=backward.control,
         first_step=backward.first_step,
         max_steps=backward.max_steps,
+        # A jump of f is one for the backward solve as well, named or not.
+        step_t=backward.step_t or None,
+        jump_t=backward.jump_t or None,
+        max_iterations=backward.max_iterations,
         params=adjoint_params,
         observers=backward.observers,
     )

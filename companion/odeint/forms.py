@@ -45,6 +45,8 @@ def tolerance(name: str, value: Any, y0: State) -> Any:
 
 def of_own(y0: Any) -> Any:
     """The state in tensors of its own: what func does to their flags, the user's do not see."""
+    if isinstance(y0, Tensor):
+        return y0.view_as(y0)
     return tree_map_only(Tensor, lambda x: x.view_as(x), y0)
 
 

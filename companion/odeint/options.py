@@ -122,9 +122,10 @@ def method_of(
         common["norm"] = _norm_of_state(options["norm"], y0)
     if "dtype" in options and not getattr(options["dtype"], "is_floating_point", False):
         raise TypeError(f'{argument}["dtype"] must be a floating dtype, got {options["dtype"]}')
+    control = {_CONTROL[key]: options[key] for key in _CONTROL if key in options}
     return Method(
         ADAPTIVE[name],
-        control=PID(**{_CONTROL[key]: options[key] for key in _CONTROL if key in options}),
+        control=PID(**control) if control else None,
         first_step=options.get("first_step"),
         step_t=options.get("step_t", ()),
         jump_t=options.get("jump_t", ()),
@@ -161,12 +162,6 @@ def options_of_adjoint(
             'adjoint_options["norm"] must be "seminorm" or left out: the parameter gradient is '
             "a quadrature here and is not part of the state that a norm would see"
         )
-    for key in ("step_t", "jump_t", "max_iters"):
-        if key in adjoint_options and key not in (options or {}):
-            raise ValueError(
-                f"adjoint_options has {key!r}, which the backward solve takes from the forward "
-                "solve: give it in options"
-            )
     return {key: value for key, value in adjoint_options.items() if key != "norm"}
 
 

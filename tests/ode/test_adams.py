@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from companion import Backsolve, FixedStep, solve
-from companion.ode import Adams, FixedGrid, NotConverged
+from companion.ode import Adams, FixedGrid, NotConverged, TooManySteps
 from companion.ode.adams import bashforth, inside, moulton
 from tests.ode.problems import F64, forced, forced_reference
 
@@ -20,8 +20,9 @@ def test_weights_integrate_polynomials_exactly(order):
     """The method of order k is exact for y = t^p with p <= k, and not for p = k + 1."""
     for weights, first in ((bashforth(order), 0), (moulton(order), 1)):
         for power in range(1, order + 2):
-            integral = sum(w * power * Fraction(first - j) ** (power - 1)
-                           for j, w in enumerate(weights))
+            integral = sum(
+                w * power * Fraction(first - j) ** (power - 1) for j, w in enumerate(weights)
+            )
             assert (integral == 1) == (power <= order)
 
 
@@ -44,8 +45,20 @@ def test_weights_of_uneven_nodes_integrate_polynomials_up_to_every_theta():
 def test_observed_order(implicit, order):
     end = forced_reference(Y0.numpy(), [0.0, 2.0])[-1]
     errors = [
-        float((solve(forced, Y0, [0.0, 2.0], method=Adams(implicit, order),
-                     control=FixedStep(2 / n), rtol=1e-11, atol=1e-13).y[-1] - end).norm())
+        float(
+            (
+                solve(
+                    forced,
+                    Y0,
+                    [0.0, 2.0],
+                    method=Adams(implicit, order),
+                    control=FixedStep(2 / n),
+                    rtol=1e-11,
+                    atol=1e-13,
+                ).y[-1]
+                - end
+            ).norm()
+        )
         for n in (40, 80)
     ]
     assert order - 0.2 < math.log2(errors[0] / errors[1]) < order + 0.6
@@ -79,8 +92,16 @@ def test_order_inside_a_step(implicit, order):
     exact = forced_reference(Y0.numpy(), [0.0, *times.tolist()])[1:]
 
     def error(n):
-        sol = solve(forced, Y0, [0.0, 2.0], method=Adams(implicit, order), dense=True,
-                    control=FixedStep(2 / n), rtol=1e-11, atol=1e-13)
+        sol = solve(
+            forced,
+            Y0,
+            [0.0, 2.0],
+            method=Adams(implicit, order),
+            dense=True,
+            control=FixedStep(2 / n),
+            rtol=1e-11,
+            atol=1e-13,
+        )
         return float((sol(times) - exact).norm())
 
     assert order - 0.3 < math.log2(error(40) / error(80)) < order + 0.9
@@ -112,6 +133,47 @@ def test_rounded_times_do_not_count_as_a_change_of_the_step_size(times):
     assert sol.stats.evaluations == 3 * 4 + 97
 
 
+def test_implicit_steps_begin_with_one_value_less():
+    """Two iterations a step, of which the second finds no change, and f at its end."""
+    sol = solve(
+        lambda t, y: torch.cos(t).expand(2),
+        Y0,
+        [0.0, 1.0],
+        method="implicit_adams",
+        control=FixedStep(0.05),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    assert sol.stats.evaluations == 2 * 4 + 18 * 3
+
+
+@pytest.mark.parametrize("method", ["explicit_adams", "implicit_adams"])
+def test_steps_are_counted_before_they_are_made(method):
+    with pytest.raises(TooManySteps, match="max_steps = 7"):
+        solve(forced, Y0, [0.0, 1.0], method=method, control=FixedStep(0.05), max_steps=7)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_one_sided_steps_do_not_see_beyond_their_end(implicit):
+    """f at the ends of the grid belongs to the steps after them."""
+    seen = []
+
+    def field(t, y):
+        seen.append(float(t))
+        return -y
+
+    grid = FixedGrid(tuple(i / 10 for i in range(11)), one_sided=True)
+    solve(field, Y0, [0.0, 1.0], method=Adams(implicit, 2), control=grid)
+    assert 1.0 not in seen
+
+
+def test_inside_the_first_steps_after_a_change_of_the_step_size():
+    times = [0.0, 0.985, 1.0125, 1.0375, 1.0625, 2.0]
+    grid = [*(i / 50 for i in range(51)), *(1 + i / 40 for i in range(1, 41))]
+    sol = solve(forced, Y0, times, method=Adams(False, 4), control=FixedGrid(tuple(grid)))
+    assert torch.allclose(sol.y, forced_reference(Y0.numpy(), times), rtol=0, atol=2e-6)
+
+
 def test_uneven_steps_have_weights_of_their_own():
     """Steps that differ by a few thousandths: those of equal steps would be off by 1e-4."""
     rng = random.Random(0)
@@ -124,6 +186,7 @@ def test_uneven_steps_have_weights_of_their_own():
 
 def test_a_change_of_the_step_size_starts_anew():
     """On a grid with two step sizes the error stays that of order four."""
+
     def error(n):
         grid = [i / n for i in range(n + 1)] + [1 + 0.5 * i / n for i in range(1, 2 * n + 1)]
         sol = solve(forced, Y0, [0.0, 2.0], method="explicit_adams", control=FixedGrid(grid))
@@ -136,16 +199,21 @@ def test_a_change_of_the_step_size_starts_anew():
 def test_gradients(method):
     def value(y0, rate, gradient):
         sol = solve(
-            lambda t, y, rate: -rate * torch.cos(t) * y, y0, [0.0, 0.4, 1.0], args=(rate,),
-            method=method, control=FixedStep(0.01), gradient=gradient, rtol=1e-10, atol=1e-12,
+            lambda t, y, rate: -rate * torch.cos(t) * y,
+            y0,
+            [0.0, 0.4, 1.0],
+            args=(rate,),
+            method=method,
+            control=FixedStep(0.01),
+            gradient=gradient,
+            rtol=1e-10,
+            atol=1e-12,
         )
         return sol.y[1].sum() + (sol.y[2] ** 2).sum()
 
     rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
     y0 = Y0.clone().requires_grad_()
-    exact = sum(
-        (y0 * torch.exp(-rate * math.sin(t))).pow(p).sum() for t, p in ((0.4, 1), (1.0, 2))
-    )
+    exact = sum((y0 * torch.exp(-rate * math.sin(t))).pow(p).sum() for t, p in ((0.4, 1), (1.0, 2)))
     expected = torch.autograd.grad(exact, (y0, rate))
     for gradient in ("direct", Backsolve()):
         grads = torch.autograd.grad(value(y0, rate, gradient), (y0, rate))
@@ -161,8 +229,13 @@ def test_tolerances_below_the_rounding_of_the_state_are_met_as_well_as_it_can(to
 
     def end(y0, matrix, rtol, atol):
         return solve(
-            lambda t, y: matrix @ torch.tanh(3 * y) - 2 * y, y0, [0.0, 1.0], rtol=rtol, atol=atol,
-            method="implicit_adams", control=FixedStep(0.05),
+            lambda t, y: matrix @ torch.tanh(3 * y) - 2 * y,
+            y0,
+            [0.0, 1.0],
+            rtol=rtol,
+            atol=atol,
+            method="implicit_adams",
+            control=FixedStep(0.05),
         ).y[-1]
 
     exact = end(y0.double(), matrix.double(), 1e-10, 1e-12)
@@ -171,8 +244,9 @@ def test_tolerances_below_the_rounding_of_the_state_are_met_as_well_as_it_can(to
 
 def test_a_stiff_problem_does_not_converge():
     with pytest.raises(NotConverged, match="smaller steps"):
-        solve(lambda t, y: -1e4 * y, Y0, [0.0, 1.0], method="implicit_adams",
-              control=FixedStep(0.01))
+        solve(
+            lambda t, y: -1e4 * y, Y0, [0.0, 1.0], method="implicit_adams", control=FixedStep(0.01)
+        )
 
 
 @pytest.mark.parametrize(

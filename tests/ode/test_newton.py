@@ -128,6 +128,13 @@ def test_a_hidden_derivative_is_noticed_where_f_ends():
         jacobian(lambda t, y: [(1 - y[0].detach()).sqrt()], RealSpace([x]), 0.0, x)
 
 
+def test_a_field_that_is_not_finite_is_not_taken_for_one_that_hides_its_derivative():
+    x = torch.ones(2)
+    assert not jacobian(
+        lambda t, y: [torch.full_like(y[0], torch.nan)], RealSpace([x]), 0.0, x
+    ).any()
+
+
 @pytest.mark.parametrize("hide", [torch.no_grad, torch.inference_mode])
 def test_a_hidden_derivative_is_an_error_and_not_zero(hide):
     def f(t, y):
@@ -260,6 +267,17 @@ def test_the_rate_of_the_last_step_spares_an_iteration():
     assert costs == [1, 2, 1, 3]
 
 
+def test_a_rate_of_convergence_is_remembered():
+    """The second solve begins 0.3 tolerances off, and is done if it may expect a good rate."""
+    solver, _ = newton_for()
+    y, zero = [torch.tensor([1.0], dtype=F64)], torch.zeros(1, 1, dtype=F64)
+    field = Counted(cubic)
+    z = solver.solve(equations_for(field, y, 0.01, solver), zero)
+    before = field.calls
+    solver.solve(equations_for(field, [y[0].clone()], 0.01, solver), z + 3e-7)
+    assert field.calls - before == 1
+
+
 @pytest.mark.parametrize("late", [lambda y: -100 * y**3, lambda y: -1e4 * (y - 2)])
 def test_a_field_that_becomes_another_is_not_solved_at_its_old_rate(late):
     """Where f has been linear one iteration would do; what comes then must not profit."""
@@ -276,7 +294,7 @@ def test_a_field_that_becomes_another_is_not_solved_at_its_old_rate(late):
 
 
 def test_a_factorisation_for_another_step_size_is_not_believed_like_the_right_one():
-    """The change is 2 tolerances, the error that it leaves almost a tenth of that."""
+    """The change is 0.9 tolerances, the error that it leaves almost a tenth of that."""
     solver, _ = newton_for(rtol=0.0, atol=1e-3)
     rates = torch.tensor([-1e7], dtype=F64)
     y = [torch.ones(1, dtype=F64)]
@@ -285,7 +303,7 @@ def test_a_factorisation_for_another_step_size_is_not_believed_like_the_right_on
         return [rates * y[0]]
 
     solver.solve(equations_for(field, y, 0.1, solver), torch.zeros(1, 1, dtype=F64))
-    z = solver.solve(equations_for(field, y, 0.119, solver), -torch.full((1, 1), 0.998, dtype=F64))
+    z = solver.solve(equations_for(field, y, 0.119, solver), -torch.full((1, 1), 0.9991, dtype=F64))
     assert abs(float(z) + 1) < 0.05 * 1e-3
 
 

@@ -25,20 +25,39 @@ def test_every_solver_is_scipys(solver):
     sol = solve(forced, Y0, times, method=SciPy(solver), rtol=1e-8, atol=1e-10)
     expected = solve_ivp(
         lambda t, y: forced(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy(),
-        (0.0, 2.0), Y0.numpy(), t_eval=times, method=solver, rtol=1e-8, atol=1e-10,
+        (0.0, 2.0),
+        Y0.numpy(),
+        t_eval=times,
+        method=solver,
+        rtol=1e-8,
+        atol=1e-10,
     )
     assert torch.allclose(sol.y, torch.from_numpy(expected.y.T), rtol=1e-12)
-    assert sol.stats.accepted == len(
-        solve_ivp(lambda t, y: forced(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy(),
-                  (0.0, 2.0), Y0.numpy(), method=solver, rtol=1e-8, atol=1e-10).t
-    ) - 1
+    assert (
+        sol.stats.accepted
+        == len(
+            solve_ivp(
+                lambda t, y: forced(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy(),
+                (0.0, 2.0),
+                Y0.numpy(),
+                method=solver,
+                rtol=1e-8,
+                atol=1e-10,
+            ).t
+        )
+        - 1
+    )
 
 
 def test_trees_complex_numbers_and_backward_time():
     state = {"z": torch.tensor([1 + 1j], dtype=torch.complex128), "x": torch.ones(2, 1, dtype=F64)}
     sol = solve(
-        lambda t, y: {"z": 1j * y["z"], "x": -y["x"]}, state, [0.0, -1.0],
-        method="scipy_solver", rtol=1e-9, atol=1e-11,
+        lambda t, y: {"z": 1j * y["z"], "x": -y["x"]},
+        state,
+        [0.0, -1.0],
+        method="scipy_solver",
+        rtol=1e-9,
+        atol=1e-11,
     )
     expected = (1 + 1j) * complex(math.cos(1), -math.sin(1))
     assert abs(complex(sol.y["z"][-1, 0]) - expected) < 1e-7
@@ -60,7 +79,7 @@ def test_gradients_by_the_adjoint_only():
         solve(*arguments, **options, method="scipy_solver")
     times = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
     with pytest.raises(ValueError, match="no gradient passes through SciPy"):
-        solve(forced, Y0, times, method="scipy_solver")
+        solve(lambda t, y: -y, Y0, times, method="scipy_solver")
     with torch.no_grad():
         assert not solve(forced, Y0, times, method="scipy_solver").y.requires_grad
 
@@ -74,8 +93,13 @@ def test_tolerances_may_differ_by_element():
 
 def test_events_work_with_scipy():
     sol = solve(
-        lambda t, y: torch.stack([-y[1], y[0]]), torch.tensor([1.0, 0.0], dtype=F64),
-        [0.0, math.inf], event=lambda t, y: y[0], method="scipy_solver", rtol=1e-10, atol=1e-12,
+        lambda t, y: torch.stack([-y[1], y[0]]),
+        torch.tensor([1.0, 0.0], dtype=F64),
+        [0.0, math.inf],
+        event=lambda t, y: y[0],
+        method="scipy_solver",
+        rtol=1e-10,
+        atol=1e-12,
     )
     assert float(sol.event.t) == pytest.approx(math.pi / 2, abs=1e-7)
 
@@ -92,8 +116,12 @@ def test_costs_are_scipys(solver):
     sol = solve(field, Y0, [0.0, 1.0], method=SciPy(solver))
     assert sol.stats.evaluations == len(calls)
     peer = solve_ivp(
-        lambda t, y: -50 * (y - math.cos(t)), (0.0, 1.0), Y0.numpy(),
-        method=solver, rtol=1e-6, atol=1e-8,
+        lambda t, y: -50 * (y - math.cos(t)),
+        (0.0, 1.0),
+        Y0.numpy(),
+        method=solver,
+        rtol=1e-6,
+        atol=1e-8,
     )
     assert (sol.stats.jacobians, sol.stats.factorisations) == (peer.njev, peer.nlu)
     assert sol.stats.evaluations >= peer.nfev
@@ -123,7 +151,7 @@ def test_step_sizes_are_scipys_options():
 
 
 def test_steps_are_counted():
-    with pytest.raises(TooManySteps, match="max_steps = 5 .*loosen rtol"):
+    with pytest.raises(TooManySteps, match=r"max_steps = 5 .*loosen rtol"):
         solve(forced, Y0, [0.0, 9.0], method="scipy_solver", max_steps=5)
 
 
@@ -153,8 +181,8 @@ def test_parameters_that_f_uses_for_a_part_of_the_time():
     sol = solve(field, y0, [0.0, 0.4], args=args, **options)
     (grad,) = torch.autograd.grad(sol.y[-1].sum(), early)
     assert float(grad) == pytest.approx(-0.4 * math.exp(-0.28), rel=1e-5)
+    sol = solve(field, y0, [0.0, 1.0], args=args, **options)
     with pytest.raises(ValueError, match="did not use at the last time"):
-        sol = solve(field, y0, [0.0, 1.0], args=args, **options)
         torch.autograd.grad(sol.y[-1].sum(), (early, late))
 
     def fading(t, y, early, late):
@@ -169,9 +197,11 @@ def test_parameters_that_f_uses_for_a_part_of_the_time():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_what_is_not_finite_is_named(solver):
-    with pytest.raises(NonFiniteState, match="infinite or NaN"):
+    with pytest.raises(NonFiniteState, match="became infinite or NaN: check f"):
         solve(
-            lambda t, y: torch.where(t < 0.5, -y, y * math.nan), Y0, [0.0, 2.0],
+            lambda t, y: torch.where(t < 0.5, -y, y * math.nan),
+            Y0,
+            [0.0, 2.0],
             method=SciPy(solver),
         )
 

@@ -29,17 +29,37 @@ def test_a_sample_does_not_know_the_others():
 
 def test_every_sample_has_its_own_times():
     times = torch.stack([TIMES[:4], TIMES[:4] + 1, -TIMES[:4]])
-    sol = solve(lambda t, y: t[:, None] * y, torch.ones(3, 1, dtype=F64), times, batched=True,
-                rtol=1e-9, atol=1e-11)
+    sol = solve(
+        lambda t, y: t[:, None] * y,
+        torch.ones(3, 1, dtype=F64),
+        times,
+        batched=True,
+        rtol=1e-9,
+        atol=1e-11,
+    )
     exact = torch.exp((times**2 - times[:, :1] ** 2) / 2).T
     assert torch.allclose(sol.y[..., 0], exact, rtol=1e-7)
     assert torch.equal(sol.t, times)
 
 
+def test_times_may_be_integers():
+    times = torch.tensor([[0, 1], [3, 1]])
+    sol = solve(lambda t, y: -y, torch.ones(2, dtype=F64), times, batched=True)
+    assert sol.t.dtype == F64
+    assert torch.allclose(sol.y[-1].log(), torch.tensor([-1.0, 2.0], dtype=F64), atol=1e-5)
+
+
 def test_gradients():
     rate = torch.tensor([0.5, 3.0], dtype=F64, requires_grad=True)
-    sol = solve(lambda t, y, rate: -rate * y, torch.ones(2, dtype=F64), [0.0, 1.0], args=(rate,),
-                batched=True, rtol=1e-9, atol=1e-11)
+    sol = solve(
+        lambda t, y, rate: -rate * y,
+        torch.ones(2, dtype=F64),
+        [0.0, 1.0],
+        args=(rate,),
+        batched=True,
+        rtol=1e-9,
+        atol=1e-11,
+    )
     (grad,) = torch.autograd.grad(sol.y[-1].sum(), rate)
     assert torch.allclose(grad, -torch.exp(-rate.detach()), atol=1e-7)
 

@@ -5,7 +5,7 @@ import torch
 
 from companion.ode import runge_kutta_step, tableaus
 from companion.ode.dense import Piece
-from companion.ode.norm import in_tolerances, rms_norm
+from companion.ode.norm import Allowance, error_ratio, rms_norm
 from tests.ode.problems import F64, forced
 
 Y0 = torch.tensor([1.0, -0.5], dtype=F64)
@@ -85,6 +85,16 @@ def test_norms():
     assert float(rms_norm([a, b])) == pytest.approx((25 / 2) ** 0.5)
     assert float(rms_norm([b, a])) == pytest.approx((25 / 2) ** 0.5)
     assert float(rms_norm([torch.empty(0)])) == 0
-    error, small, large = torch.tensor([1.0]), torch.tensor([-2.0]), torch.tensor([4.0])
-    assert float(in_tolerances([error], 0.5, 1.0, [large])[0]) == pytest.approx(1 / 3)
-    assert float(in_tolerances([error], 0.5, 1.0, [small.abs()])[0]) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, F64, torch.complex128])
+def test_an_allowance_is_absolute_and_relative(dtype):
+    y = torch.tensor([-2.0, 4.0], dtype=dtype)
+    for rtol, atol in [(0.5, 1.0), (0.5, (torch.tensor(1.0),)), ((torch.tensor(0.5),), 1.0)]:
+        (allowed,) = Allowance(rtol, atol, [y.requires_grad_()])([y])
+        assert allowed.tolist() == [2.0, 3.0]
+        assert not allowed.requires_grad
+    assert allowed.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype.to_real())
+    error = [torch.tensor([2.0, -9.0], dtype=dtype)]
+    assert error_ratio(rms_norm, error, [allowed]) == pytest.approx(((1 + 9) / 2) ** 0.5)
+    assert error_ratio(lambda x: x[0].abs().max(), error, [allowed]) == pytest.approx(3)

@@ -16,7 +16,7 @@ from companion.ode.norm import of_leaf
 
 
 class SampleNorms:
-    """For every sample the `rms_norm` of what `in_tolerances` makes of its errors.
+    """For every sample the `rms_norm` of its errors in units of their `Allowance`.
 
     Args:
         method: holds the tolerances.

@@ -1,0 +1,286 @@
+"""How many evaluations of f do companion and torchdiffeq need for the same error?
+
+Problems like those of DETEST (T. E. Hull, W. H. Enright, B. M. Fellen and A. E. Sedgwick, *SIAM
+J. Numer. Anal.* 9 (1972) 603), in float64, on [0, 20]; every adaptive method that both libraries
+have; both with rtol = atol on a ladder of tolerances.  There are no clocks: evaluations are counts,
+and errors are deterministic.
+
+The error of one run is partly chance, so that two curves of work against precision cross each
+other many times.  As in DETEST's successor (W. H. Enright and J. D. Pryce, *ACM Trans. Math.
+Software* 13 (1987) 1) a line is laid through log(error) against log(tolerance), which says at what
+tolerance a method attains an error on the average, and the evaluations are interpolated at that
+tolerance.  Their ratio is averaged (geometric mean) over the errors that both contenders attain.
+A ratio below 1 says that companion needs fewer.
+
+torchdiffeq's adaptive_heun and fehlberg2 are not the Runge-Kutta methods of their tableaus: they
+take the last stage for the rates at the end of the step, although it was evaluated at the embedded
+solution and not at the one that they go on from.  That saves one evaluation a step.
+
+torchdiffeq interpolates at the last time, too.  Where that error opposes the error of the steps, as
+with bosh3 on A5, the error at the end flatters it; made to end a step there (its option step_t),
+it needs as many evaluations as companion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import geometric_mean
+
+import numpy as np
+import torch
+import torchdiffeq
+from measure import store
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+import companion
+
+END = 20.0
+#: Output times, for the largest error on the way.
+TIMES = torch.linspace(0.0, END, 41, dtype=torch.float64)
+#: For every method the exponents of its largest and of its smallest tolerance, and how many.
+METHODS = {
+    "adaptive_heun": (-2.0, -3.0, 5),
+    "fehlberg2": (-4.0, -5.0, 5),
+    "bosh3": (-3.0, -5.5, 11),
+    "dopri5": (-4.0, -8.0, 11),
+    "dopri8": (-5.0, -10.0, 11),
+}
+#: Errors at which the evaluations are compared.
+LEVELS = 7
+
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``dy/dt = f(t, y)`` from ``y0`` at 0."""
+
+    f: Field
+    y0: tuple[float, ...]
+
+
+def system(*components: Callable[..., Tensor]) -> Field:
+    """A field from its components, each a function of t, y1, y2, ..."""
+    return lambda t, y: torch.stack([f(t, *y.unbind()) for f in components])
+
+
+def b4(t: Tensor, y: Tensor) -> Tensor:
+    """The integral surface of a torus."""
+    a, b, c = y.unbind()
+    r = torch.hypot(a, b)
+    return torch.stack((-b - a * c / r, a - b * c / r, a / r))
+
+
+def chain(rates: Tensor) -> Field:
+    """Radioactive decay: what leaves one component enters the next."""
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        flow = rates * y[:-1]
+        zero = flow.new_zeros(1)
+        return torch.cat((zero, flow)) - torch.cat((flow, zero))
+
+    return f
+
+
+def diffusion(t: Tensor, y: Tensor) -> Tensor:
+    """The second difference, with zeros beyond the ends."""
+    padded = torch.nn.functional.pad(y, (1, 1))
+    return padded[:-2] - 2 * y + padded[2:]
+
+
+def orbit(t: Tensor, y: Tensor) -> Tensor:
+    """Kepler's problem in the plane."""
+    return torch.cat((y[2:], -y[:2] / torch.linalg.vector_norm(y[:2]) ** 3))
+
+
+def kepler(eccentricity: float) -> Problem:
+    speed = math.sqrt((1 + eccentricity) / (1 - eccentricity))
+    return Problem(orbit, (1 - eccentricity, 0.0, 0.0, speed))
+
+
+def unit(size: int) -> tuple[float, ...]:
+    return (1.0, *[0.0] * (size - 1))
+
+
+PROBLEMS = {
+    # One equation: decay, a Riccati-like equation, an oscillation, the logistic curve, a spiral.
+    "A1": Problem(lambda t, y: -y, (1.0,)),
+    "A2": Problem(lambda t, y: -(y**3) / 2, (1.0,)),
+    "A3": Problem(lambda t, y: y * torch.cos(t), (1.0,)),
+    "A4": Problem(lambda t, y: y / 4 * (1 - y / 20), (1.0,)),
+    "A5": Problem(lambda t, y: (y - t) / (y + t), (4.0,)),
+    # Small systems: two populations, a linear and a non-linear reaction, a torus, a rigid body.
+    "B1": Problem(
+        system(lambda t, a, b: 2 * (a - a * b), lambda t, a, b: -(b - a * b)), (1.0, 3.0)
+    ),
+    "B2": Problem(
+        system(
+            lambda t, a, b, c: -a + b, lambda t, a, b, c: a - 2 * b + c, lambda t, a, b, c: b - c
+        ),
+        (2.0, 0.0, 1.0),
+    ),
+    "B3": Problem(
+        system(lambda t, a, b, c: -a, lambda t, a, b, c: a - b**2, lambda t, a, b, c: b**2),
+        (1.0, 0.0, 0.0),
+    ),
+    "B4": Problem(b4, (3.0, 0.0, 0.0)),
+    "B5": Problem(
+        system(
+            lambda t, a, b, c: b * c, lambda t, a, b, c: -a * c, lambda t, a, b, c: -0.51 * a * b
+        ),
+        (0.0, 1.0, 1.0),
+    ),
+    # Moderate systems: two decay chains, diffusion on a line of 10 and of 51 points.
+    "C1": Problem(chain(torch.ones(9, dtype=torch.float64)), unit(10)),
+    "C2": Problem(chain(torch.arange(1, 10, dtype=torch.float64)), unit(10)),
+    "C3": Problem(diffusion, unit(10)),
+    "C4": Problem(diffusion, unit(51)),
+    # Orbits from almost round to thin.
+    **{f"D{i}": kepler(e) for i, e in enumerate((0.1, 0.3, 0.5, 0.7, 0.9), 1)},
+    # Equations of second order: Bessel's, van der Pol's, Duffing's, a falling body, a pursuit.
+    "E1": Problem(
+        system(
+            lambda t, x, v: v,
+            lambda t, x, v: -v / (t + 1) - (1 - 0.25 / (t + 1) ** 2) * x,
+        ),
+        (0.6713967071418030, 0.09540051444747446),
+    ),
+    "E2": Problem(
+        system(lambda t, x, v: v, lambda t, x, v: (1 - x**2) * v - x),
+        (2.0, 0.0),
+    ),
+    "E3": Problem(
+        system(lambda t, x, v: v, lambda t, x, v: x**3 / 6 - x + 2 * torch.sin(2.78535 * t)),
+        (0.0, 0.0),
+    ),
+    "E4": Problem(
+        system(lambda t, x, v: v, lambda t, x, v: 0.032 - 0.4 * v**2),
+        (30.0, 0.0),
+    ),
+    "E5": Problem(
+        system(lambda t, x, v: v, lambda t, x, v: torch.sqrt(1 + v**2) / (25 - t)),
+        (0.0, 0.0),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one solve cost, and how far off it was."""
+
+    evaluations: int
+    end: float
+    largest: float
+
+
+def reference(problem: Problem) -> Tensor:
+    """The solution at the output times: dopri8 at a very tight tolerance, agreeing with SciPy."""
+    y0 = torch.tensor(problem.y0, dtype=torch.float64)
+    ours = companion.solve(
+        problem.f, y0, TIMES, method="dopri8", rtol=1e-13, atol=1e-14, max_steps=100_000
+    ).y
+
+    def in_numpy(t: float, y: np.ndarray) -> np.ndarray:
+        return problem.f(torch.tensor(t), torch.from_numpy(y)).numpy()
+
+    theirs = solve_ivp(
+        in_numpy, (0, END), np.array(problem.y0), "DOP853", TIMES.numpy(), rtol=1e-13, atol=1e-14
+    )
+    difference = float((ours - torch.from_numpy(theirs.y.T)).abs().max())
+    if difference > 2e-10:
+        raise RuntimeError(f"the references differ by {difference:.1e}")
+    return ours
+
+
+def run(odeint: Callable, problem: Problem, method: str, tolerance: float, exact: Tensor) -> Run:
+    count = 0
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return problem.f(t, y)
+
+    y0 = torch.tensor(problem.y0, dtype=torch.float64)
+    y = odeint(f, y0, TIMES, rtol=tolerance, atol=tolerance, method=method)
+    errors = (y - exact).abs().amax(1)
+    return Run(count, float(errors[-1]), float(errors.max()))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Work against precision: a line for the error, an interpolation for the evaluations."""
+
+    tolerances: np.ndarray
+    line: tuple[float, float]
+    evaluations: np.ndarray
+
+    @classmethod
+    def of(cls, exponents: np.ndarray, runs: list[Run], error: str) -> Curve:
+        errors = np.log10([max(getattr(run, error), 1e-15) for run in runs])
+        slope, start = np.polyfit(exponents, errors, 1)
+        return cls(exponents, (slope, start), np.log10([run.evaluations for run in runs]))
+
+    def errors(self) -> tuple[float, float]:
+        """The exponents of the smallest and the largest error."""
+        slope, start = self.line
+        ends = slope * self.tolerances[[0, -1]] + start
+        return float(ends.min()), float(ends.max())
+
+    def at(self, error: float) -> float:
+        """The logarithm of the evaluations that an error with this exponent costs."""
+        slope, start = self.line
+        return float(np.interp(-(error - start) / slope, -self.tolerances, self.evaluations))
+
+
+def ratio(ours: Curve, theirs: Curve) -> float:
+    """Our evaluations over theirs at equal errors, on the average over the common errors."""
+    low = max(ours.errors()[0], theirs.errors()[0])
+    high = min(ours.errors()[1], theirs.errors()[1])
+    levels = np.linspace(low, high, LEVELS)
+    return 10 ** float(np.mean([ours.at(e) - theirs.at(e) for e in levels]))
+
+
+def compare(problem: Problem, exact: Tensor, method: str) -> dict[str, float]:
+    exponents = np.linspace(*METHODS[method])
+    ours, theirs = (
+        [run(odeint, problem, method, 10.0**x, exact) for x in exponents]
+        for odeint in (companion.odeint, torchdiffeq.odeint)
+    )
+    return {
+        error: ratio(Curve.of(exponents, ours, error), Curve.of(exponents, theirs, error))
+        for error in ("end", "largest")
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    figures: dict[str, object] = {}
+    with torch.no_grad():
+        exact = {name: reference(problem) for name, problem in PROBLEMS.items()}
+        for method in METHODS:
+            ratios = {
+                name: compare(problem, exact[name], method) for name, problem in PROBLEMS.items()
+            }
+            figures[method] = {
+                f"error {'at the end' if error == 'end' else 'on the way'}": summary(
+                    {name: found[error] for name, found in ratios.items()}
+                )
+                for error in ("end", "largest")
+            }
+    store("work_precision", {"evaluations, companion over torchdiffeq": figures})
+
+
+def summary(ratios: dict[str, float]) -> dict[str, object]:
+    worst = max(ratios, key=ratios.get)
+    return {
+        "geometric mean": round(geometric_mean(ratios.values()), 3),
+        "worst": f"{ratios[worst]:.3f} ({worst})",
+        "problems": {name: round(value, 3) for name, value in ratios.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
