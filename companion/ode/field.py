@@ -70,10 +70,10 @@ class Field:
         if self._inspections:
             return self._inspected(time, leaves)
         if self._single:
-            # The common case, which costs as little as it can.
+            # The common case, in few words: the first evaluations were checked in full.
             rate = self.f(time, first, *self.args)
-            if isinstance(rate, Tensor) and rate.shape == first.shape:
-                if rate.dtype == first.dtype and rate.device == first.device:
+            if isinstance(rate, Tensor):
+                if rate.shape == first.shape and rate.dtype == first.dtype:
                     return [rate]
             return self._leaves_of(rate, leaves)
         return self._evaluated(time, leaves)

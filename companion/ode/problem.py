@@ -138,9 +138,9 @@ def check_times(
         )
     times = tuple(read_all(t, "t"))
     for i, time in enumerate(times):
-        if open_end and 0 < i == len(times) - 1 and math.isinf(time):
-            continue
         if not math.isfinite(time):
+            if open_end and 0 < i == len(times) - 1 and math.isinf(time):
+                continue
             cure = "; only with an event may the last be infinite" if math.isinf(time) else ""
             raise ValueError(f"t[{i}] is {time}: all times must be finite{cure}")
     forward = times[-1] > times[0]
