@@ -76,6 +76,15 @@ def test_the_library_does_not_dictate_versions() -> None:
         assert {specifier.operator for specifier in Requirement(text).specifier} <= {">="}, text
 
 
+def test_what_only_benchmarks_need_is_pinned_and_named_once() -> None:
+    pinned, extra = pins("3.11"), requirements("requirements-bench.txt")
+    assert extra
+    for need in extra:
+        assert [specifier.operator for specifier in need.specifier] == ["=="], need
+        assert need.url is None, need
+        assert canonicalize_name(need.name) not in pinned, f"{need.name} is pinned already"
+
+
 def test_versions_are_pinned_nowhere_else() -> None:
     elsewhere = [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "tools").iterdir()]
     elsewhere += (ROOT / ".github" / "workflows").iterdir()
