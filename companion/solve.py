@@ -62,8 +62,12 @@ def solve(
         t: the times at which y is wanted, shape (T,), strictly increasing or decreasing; the
             first is the initial time.  With an event the last may be infinite.
         args: what f takes after t and y: any pytree.
-        method: a name, from "euler" to "radauIIA5" (`companion.ode.method.SCHEMES` has them
-            all), or a `companion.ode.Tableau`.
+        method: a name, or a `companion.ode.Tableau`, `companion.ode.Adams` or
+            `companion.ode.SciPy`.  Explicit: "euler", "midpoint", "heun", "ralston", "fehlberg2",
+            "heun3", "rk4", "rk4_38", "bosh3", "dopri5", "tsit5", "vern7", "dopri8"; implicit:
+            "implicit_euler", "implicit_midpoint", "trapezoid", "gl4", "gl6", "radauIIA3",
+            "radauIIA5", "sdirk2", "trbdf2", "kvaerno3", "kvaerno5", "kencarp4"; multistep:
+            "explicit_adams", "implicit_adams"; "scipy_solver".
         rtol, atol: tolerances of a step: the root mean square of
             :math:`e_i / (atol + rtol \max(|y_i|, |y_{1,i}|))` is kept at most 1.  Numbers, tensors
             that broadcast to the state, or such in the structure of y0.
@@ -72,15 +76,17 @@ def solve(
             without an error estimate need.
         gradient: "direct" or "backsolve", or a strategy from `companion.adjoint`.
         event: a function ``condition(t, y, *args)``, a `companion.ode.Event` or several of them:
-            the solve ends at the first zero.
-        dense: keep every step, so that ``solution(t)`` gives the state at any time.
-        step_t: times at which a step must end.
+            the solve ends at the first zero, whose time and state are differentiable once.
+        dense: keep every step, so that ``solution(t)`` gives the state at any time; not with
+            SciPy's solvers.
+        step_t: times at which a step must end; for Runge-Kutta methods with steps that adapt.
         jump_t: times at which f jumps: steps end there, and each sees f on its own side only.
-        first_step: size of the first step; None chooses it.
+        first_step: size of the first of steps that adapt; None chooses it.
         max_steps: steps tried before the solve is given up.
         batched: whether the first axis of the state is a batch whose samples are independent:
             each then has its own step sizes, so that its result does not depend on the others.
-            f gets t of shape (B,); t may have shape (B, T), with times of each sample's own.
+            f gets t of shape (B,), which broadcasts with states of shape (B, n) as
+            ``t[:, None]``; t may have shape (B, T), with times of each sample's own.
             Explicit methods with an error estimate, and gradient="direct" only.
         progress: show a progress bar.
 
@@ -91,7 +97,8 @@ def solve(
         TypeError, ValueError: for a wrong argument, or when f returns something that does not
             match the state.
         SolverError: when the last time cannot be reached: `StepSizeUnderflow`, `TooManySteps`,
-            `NonFiniteState`, `NotConverged`; or `GrazingEvent`.
+            `NonFiniteState`, `NotConverged`; or `GrazingEvent`, when a derivative is wanted
+            of an event that only touches zero.
 
     Example:
         >>> import torch
@@ -111,6 +118,9 @@ def solve(
         jump_t=jump_t,
     )
     strategy = find_strategy(gradient)
+    for name, flag in (("dense", dense), ("batched", batched), ("progress", progress)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
     if batched:
         if event is not None or dense or progress or not isinstance(strategy, Direct):
             raise ValueError(

@@ -93,8 +93,13 @@ def test_every_method_solves_and_differentiates(method, function):
     rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
     options = {"step_size": 0.02, "interp": "cubic"} if method in FIXED else None
     y = getattr(companion, function)(
-        lambda t, y: -rate * torch.cos(t) * y, Y0, TIMES, method=method, options=options,
-        rtol=1e-6, atol=1e-8,
+        lambda t, y: -rate * torch.cos(t) * y,
+        Y0,
+        TIMES,
+        method=method,
+        options=options,
+        rtol=1e-6,
+        atol=1e-8,
     )
     exact = Y0 * torch.exp(-rate * torch.sin(TIMES))[:, None]
     tolerance = 2e-2 if "euler" in method else 1e-3
@@ -173,8 +178,9 @@ def test_a_jump_costs_no_accuracy():
             evaluations.append(float(t))
             return jumping(t, y)
 
-        y = companion.odeint(counted, Y0.to(dtype), TIMES[[0, -1]], rtol=1e-7, atol=1e-9,
-                             options=options)[-1]
+        y = companion.odeint(
+            counted, Y0.to(dtype), TIMES[[0, -1]], rtol=1e-7, atol=1e-9, options=options
+        )[-1]
         assert torch.allclose(y, exact.to(dtype), atol=error)
         assert 0.5 not in evaluations
         assert len(evaluations) < 200
@@ -199,8 +205,14 @@ def test_events_against_torchdiffeq(function, reverse):
         v0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
         t0 = torch.tensor(0.3, dtype=F64)
         t, (x, v) = library.odeint_event(
-            ball, (x0, v0), t0, event_fn=lambda t, y: y[0] - 0.5, reverse_time=reverse,
-            odeint_interface=getattr(library, function), rtol=1e-10, atol=1e-12,
+            ball,
+            (x0, v0),
+            t0,
+            event_fn=lambda t, y: y[0] - 0.5,
+            reverse_time=reverse,
+            odeint_interface=getattr(library, function),
+            rtol=1e-10,
+            atol=1e-12,
         )
         assert x.shape == v.shape == (2, 1)
         grads = torch.autograd.grad(t + v[-1].sum(), (x0, v0, ball.gravity))
@@ -212,9 +224,13 @@ def test_events_against_torchdiffeq(function, reverse):
 def test_parameters_of_the_event_need_not_be_in_the_state():
     level = torch.tensor(0.25, dtype=F64, requires_grad=True)
     t, _ = companion.odeint_event(
-        lambda t, y: -y, torch.ones(1, dtype=F64), torch.tensor(0.0, dtype=F64),
-        event_fn=lambda t, y: y - level, odeint_interface=companion.odeint_adjoint,
-        rtol=1e-10, atol=1e-12,
+        lambda t, y: -y,
+        torch.ones(1, dtype=F64),
+        torch.tensor(0.0, dtype=F64),
+        event_fn=lambda t, y: y - level,
+        odeint_interface=companion.odeint_adjoint,
+        rtol=1e-10,
+        atol=1e-12,
     )
     assert float(t.detach()) == pytest.approx(math.log(4), abs=1e-8)
     assert float(torch.autograd.grad(t, level)[0]) == pytest.approx(-4, abs=1e-7)
@@ -223,15 +239,18 @@ def test_parameters_of_the_event_need_not_be_in_the_state():
 def test_tolerances_of_a_tuple_and_other_states():
     y0 = (torch.ones(2, dtype=F64), torch.ones((), dtype=F64))
     ours, theirs = both(
-        func=lambda t, y: (-y[0], y[1] * torch.cos(t)), y0=y0,
-        rtol=(1e-8, 1e-6), atol=(torch.tensor(1e-9), torch.tensor(1e-8)),
+        func=lambda t, y: (-y[0], y[1] * torch.cos(t)),
+        y0=y0,
+        rtol=(1e-8, 1e-6),
+        atol=(torch.tensor(1e-9), torch.tensor(1e-8)),
     )
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     single = companion.odeint(forced, Y0, TIMES[:1])
     assert torch.equal(single, Y0[None])
-    wave = companion.odeint(lambda t, y: 1j * y, torch.ones(1, dtype=torch.complex64),
-                            TIMES, rtol=1e-5, atol=1e-6)
+    wave = companion.odeint(
+        lambda t, y: 1j * y, torch.ones(1, dtype=torch.complex64), TIMES, rtol=1e-5, atol=1e-6
+    )
     assert torch.allclose(wave[:, 0], torch.exp(1j * TIMES).to(torch.complex64), atol=1e-4)
 
 
@@ -252,7 +271,7 @@ def test_f_may_return_any_sequence_for_a_tuple(state, rates):
 
 @pytest.mark.parametrize("rates", [lambda y: [-y[0]], lambda y: {"first": -y[0], "second": -y[1]}])
 def test_what_is_not_a_tuple_of_the_same_length_is_refused(rates):
-    with pytest.raises(TypeError, match="f returned the structure"):
+    with pytest.raises(TypeError, match="f returned .*, the state y0 is"):
         companion.odeint(lambda t, y: rates(y), (Y0, Y0), TIMES)
 
 
@@ -315,8 +334,15 @@ def test_none_is_the_default_of_an_option():
         companion.odeint(forced, Y0, TIMES, options={"nothing": None})
 
 
-@pytest.mark.parametrize("options", [{"step_size": 0.1}, {"perturb": True}, {"interp": "cubic"},
-                                     {"grid_constructor": lambda f, y, t: t.repeat(3)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"step_size": 0.1},
+        {"perturb": True},
+        {"interp": "cubic"},
+        {"grid_constructor": lambda f, y, t: t.repeat(3)},
+    ],
+)
 def test_one_time_needs_no_grid(options):
     ours, theirs = both(t=TIMES[:1], method="rk4", options=options)
     assert torch.equal(ours, theirs)
@@ -324,17 +350,22 @@ def test_one_time_needs_no_grid(options):
 
 def test_a_grid_may_be_a_list_or_require_a_gradient():
     t = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
-    grids = (lambda f, y, t: t[0] + (t[1] - t[0]) * torch.linspace(0, 1, 9, dtype=F64),
-             lambda f, y, t: [i / 8 for i in range(9)])
+    grids = (
+        lambda f, y, t: t[0] + (t[1] - t[0]) * torch.linspace(0, 1, 9, dtype=F64),
+        lambda f, y, t: [i / 8 for i in range(9)],
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        a, b = (companion.odeint(forced, Y0, t, method="rk4", options={"grid_constructor": grid})
-                for grid in grids)
+        a, b = (
+            companion.odeint(forced, Y0, t, method="rk4", options={"grid_constructor": grid})
+            for grid in grids
+        )
     assert torch.equal(a, b)
 
 
 def test_f_may_ask_for_gradients_of_its_state():
     """A continuous normalizing flow takes the trace of the Jacobian inside f."""
+
     def flow(t, state):
         z, _ = state
         with torch.enable_grad():
@@ -353,10 +384,16 @@ def test_f_may_ask_for_gradients_of_its_state():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"method": "rk4", "options": {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}},
-         ValueError, "both step_size and grid_constructor"),
-        ({"method": "rk4", "options": {"grid_constructor": lambda f, y, t: t[1:]}},
-         ValueError, "from the first of t to the last"),
+        (
+            {"method": "rk4", "options": {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}},
+            ValueError,
+            "both step_size and grid_constructor",
+        ),
+        (
+            {"method": "rk4", "options": {"grid_constructor": lambda f, y, t: t[1:]}},
+            ValueError,
+            "from the first of t to the last",
+        ),
         ({"method": "rk4", "options": {"interp": "quintic"}}, ValueError, "linear"),
         ({"method": "rk4", "options": {"perturb": 1}}, TypeError, "perturb"),
         ({"options": {"step_t": torch.tensor([0.2, 0.2])}}, ValueError, "repeat"),
@@ -368,8 +405,16 @@ def test_f_may_ask_for_gradients_of_its_state():
         ({"method": "scipy_solver", "options": {"solver": "RK4"}}, ValueError, "unknown solver"),
         ({"event_fn": lambda t, y: y[0]}, ValueError, "length 2"),
         ({"event_fn": lambda t, y: y[0], "method": "rk4", "t": TIMES[:2]}, ValueError, "step_size"),
-        ({"event_fn": lambda t, y: y[0], "method": "rk4", "t": TIMES[:2],
-          "options": {"step_size": 0.1, "perturb": True}}, ValueError, "take an adaptive method"),
+        (
+            {
+                "event_fn": lambda t, y: y[0],
+                "method": "rk4",
+                "t": TIMES[:2],
+                "options": {"step_size": 0.1, "perturb": True},
+            },
+            ValueError,
+            "take an adaptive method",
+        ),
         ({"method": "rk4", "options": {"norm": torch.norm}}, ValueError, "'norm'"),
         ({"options": {3: 4}}, ValueError, "'3'"),
     ],
@@ -416,8 +461,14 @@ def test_the_backward_solve_knows_the_jumps_of_the_forward_solve():
         ({"jump_t": jumps}, "rk4", grid),
         ({"jump_t": jumps}, "scipy_solver", {"max_step": 0.1}),
     ):
-        y = companion.odeint_adjoint(jumping, Y0, TIMES[[0, -1]], options=options,
-                                     adjoint_method=adjoint_method, adjoint_options=adjoint_options)
+        y = companion.odeint_adjoint(
+            jumping,
+            Y0,
+            TIMES[[0, -1]],
+            options=options,
+            adjoint_method=adjoint_method,
+            adjoint_options=adjoint_options,
+        )
         # y(2) = y0 exp(rate (0.5 - 2 * 1.5)).
         (grad,) = torch.autograd.grad(y[-1].sum(), rate)
         assert float(grad) == pytest.approx(float(-2.5 * y[-1].detach().sum()), rel=1e-5)
@@ -427,21 +478,30 @@ def test_the_backward_solve_knows_the_jumps_of_the_forward_solve():
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "rk4"])
 def test_perturb_sees_each_step_from_inside(method, backwards):
     """A field that is wrong at the points of the grid themselves."""
+
     def jumping(t, y):
         return torch.where(t == 0.5, 100.0, torch.where(t < 0.5, 1.0, -2.0)) * torch.ones_like(y)
 
     t = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
-    ours, theirs = both(func=jumping, t=t.flip(0) if backwards else t, method=method,
-                        options={"step_size": 0.5, "perturb": True})
+    ours, theirs = both(
+        func=jumping,
+        t=t.flip(0) if backwards else t,
+        method=method,
+        options={"step_size": 0.5, "perturb": True},
+    )
     assert torch.allclose(ours, theirs, rtol=1e-12)
     assert torch.allclose(ours[-1] - ours[0], torch.full_like(Y0, 0.5 if backwards else -0.5))
 
 
 def test_max_iters_of_the_backward_solve():
     rate = torch.tensor(3.0, dtype=F64, requires_grad=True)
-    y = companion.odeint_adjoint(lambda t, y: -rate * y**3, 4 * Y0, TIMES[[0, -1]],
-                                 adjoint_method="gl4",
-                                 adjoint_options={"step_size": 1.0, "max_iters": 1})
+    y = companion.odeint_adjoint(
+        lambda t, y: -rate * y**3,
+        4 * Y0,
+        TIMES[[0, -1]],
+        adjoint_method="gl4",
+        adjoint_options={"step_size": 1.0, "max_iters": 1},
+    )
     with pytest.raises(companion.SolverError, match="could not be solved"):
         y[-1].sum().backward()
 
@@ -470,3 +530,43 @@ def test_the_warning_points_to_the_callers_line():
     with pytest.warns(UserWarning, match="'callback_accept_step'") as caught:
         companion.odeint(func, Y0, TIMES, method="rk4")
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"options": {"max_num_steps": 0}}, ValueError, r'options\["max_num_steps"\] must be'),
+        ({"options": {"ifactor": "2"}}, TypeError, r'options\["ifactor"\] must be a number'),
+        ({"options": {"safety": None, "dfactor": math.nan}}, ValueError, r'options\["dfactor"\]'),
+        ({"method": "rk4", "options": {"step_size": 0.0}}, ValueError, r'options\["step_size"\]'),
+        ({"method": "gl4", "options": {"max_iters": 0}}, ValueError, r'options\["max_iters"\]'),
+        ({"method": "rk4", "options": {"grid_constructor": TIMES}}, TypeError, "callable as"),
+        (
+            {"method": "rk4", "options": {"grid_constructor": lambda f, y, t: 5}},
+            TypeError,
+            "must return a tensor",
+        ),
+        ({"options": {"norm": lambda y: 1.0}}, TypeError, "tensor with one element"),
+        ({"options": {"norm": lambda y: y}}, TypeError, "tensor with one element"),
+    ],
+)
+def test_errors_name_the_options_as_the_user_wrote_them(arguments, error, message):
+    with pytest.raises(error, match=message):
+        companion.odeint(lambda t, y: -y, Y0, TIMES, **arguments)
+
+
+def test_a_number_of_steps_may_be_written_as_a_float():
+    y = companion.odeint(lambda t, y: -y, Y0, TIMES, options={"max_num_steps": 1e4})
+    assert y.shape == (len(TIMES), *Y0.shape)
+
+
+def test_an_event_that_never_comes_ends_by_the_number_of_steps():
+    with pytest.raises(companion.SolverError, match="the event may never come"):
+        companion.odeint(
+            lambda t, y: -y,
+            Y0,
+            TIMES[:2],
+            method="rk4",
+            options={"step_size": 0.1, "max_num_steps": 50},
+            event_fn=lambda t, y: y.sum() + 1e3,
+        )

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
-from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_leaves
 
 from companion.adjoint.captured import captured, parameters_of
@@ -148,6 +147,7 @@ class Backsolve:
         choices = {
             "scheme": self.method,
             "control": self.control,
+            "first_step": self.first_step,
             "max_steps": self.max_steps,
             "rtol": self.rtol,
             "atol": self.atol,
@@ -158,8 +158,10 @@ class Backsolve:
         given = {name: value for name, value in choices.items() if value is not None}
         if isinstance(self.method, SciPy) or self.method == "scipy_solver":
             given["control"] = self.control
-        if not isinstance(given.get("control", forward.control), PID):
-            given = {"step_t": (), "jump_t": (), **given}
+        if isinstance(given.get("control", forward.control), PID):
+            given = {"first_step": last_size, **given}
+        else:
+            given = {"step_t": (), "jump_t": (), "first_step": None, **given}
 
         def norm(leaves: Leaves) -> Tensor:
             half = len(leaves) // 2
@@ -169,7 +171,6 @@ class Backsolve:
             forward,
             **given,
             norm=norm,
-            first_step=last_size if self.first_step is None else self.first_step,
             observers=self.observers,
         )
         tolerances = {
@@ -259,8 +260,19 @@ class _Backsolve(torch.autograd.Function):
         return tuple(path.leaves)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results = _Backsolve._gradients(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return results
+        # With create_graph=True.  `once_differentiable` would refuse a second derivative only
+        # where the incoming gradients require one, and else return a constant without a word.
+        found = [x for x in results if x is not None]
+        final = iter(_Final.apply(len(found), *found, *grads, *ctx.saved_tensors))
+        return tuple(x if x is None else next(final) for x in results)
+
+    @staticmethod
+    def _gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         problem, n = ctx.problem, len(ctx.problem.y0)
         saved = ctx.saved_tensors
         outputs, inputs = saved[:n], saved[n:]
@@ -292,6 +304,21 @@ class _Backsolve(torch.autograd.Function):
                 [t_grad[: ctx.asked], t_grad.new_zeros(len(problem.t) - ctx.asked)]
             )
         return None, None, None, None, t_grad, *others
+
+
+class _Final(torch.autograd.Function):
+    """The identity on gradients, refusing to differentiate them; what they depend on comes last."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.clone() for value in values[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError(
+            "the continuous adjoint has no second derivative here: use gradient='direct' (odeint), "
+            "which has derivatives of every order"
+        )
 
 
 def _solve_backwards(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
+from companion.ode.dense import Piece
 from companion.ode.errors import NonFiniteState
 from companion.ode.event import Event
 from companion.ode.field import Leaves, Time
@@ -74,7 +75,7 @@ class Conditions:
     def __call__(self, t: Time, leaves: Leaves) -> Tensor:
         """All values, shape (number of values,)."""
         first = leaves[0]
-        time = torch.as_tensor(t).to(dtype=self.time_dtype, device=first.device)
+        time = torch.as_tensor(t, dtype=self.time_dtype, device=first.device)
         y = tree_unflatten(leaves, self.spec)
         values = [self._value(i, e, time, y) for i, e in enumerate(self.events)]
         if not self.columns:
@@ -116,10 +117,16 @@ class Watch:
         self.march = march
         self._values: list[float] | None = None
 
-    @torch.no_grad()
     def look(self) -> Crossing | None:
         """The earliest crossing in the last step, if there is one."""
-        march, piece = self.march, self.march.piece
+        # With the graph: f at the end of the step may be evaluated for the solution inside it,
+        # and is the first stage of the next one.
+        piece = self.march.piece
+        with torch.no_grad():
+            return self._crossing_in(piece)
+
+    def _crossing_in(self, piece: Piece) -> Crossing | None:
+        march = self.march
         first = self._values is None
         steps = range(0 if first else 1, SAMPLES + 1)
         times = [march.begin + (march.t - march.begin) * (i / SAMPLES) for i in steps]
@@ -199,17 +206,22 @@ class Watch:
         # Not less than a difference of times can be.
         width = max(1e-4 * (high - low), 4 * math.ulp(t))
         left, right = max(t - width, low), min(t + width, high)
-        slope = (inside(right) - inside(left)) / (right - left)
-        last = math.inf
+        before, after = inside(left), inside(right)
+        if abs(inside(t)) > max(abs(before), abs(after)):
+            return t  # A pole: the sign changes, and there is no zero to come nearer to.
+        slope = (after - before) / (right - left)
+        best, least = t, math.inf
         for _ in range(CORRECTIONS):
             value = float(self.conditions(t, march.shortened(t))[column])
-            change = -value / slope if slope else 0.0
-            if not abs(change) < last:
+            # Where the condition jumps or has a pole, it does not come nearer to zero.
+            if not abs(value) < least:
                 break
-            t, last = min(max(t + change, low), high), abs(change)
+            best, least = t, abs(value)
+            change = -value / slope if slope else 0.0
+            t = min(max(t + change, low), high)
             if abs(change) <= 2 * math.ulp(t):
                 break
-        return t
+        return best
 
 
 def _versions(y: Any) -> list[int]:

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from companion.ode.crossing import Conditions, Crossing
 from companion.ode.errors import GrazingEvent
 from companion.ode.field import Field, Leaves
+from companion.ode.read_back import is_differentiated
 
 NO_SECOND_DERIVATIVE = "the time of an event has no second derivative here: differentiate it once"
 
@@ -45,7 +45,7 @@ def event_time(
     """
     t = torch.tensor(crossing.t, dtype=torch.float64)
     value = conditions(t, y)[crossing.column].to(device="cpu", dtype=torch.float64)
-    if not _is_differentiated(value):
+    if not is_differentiated(value):
         return t, y
     with torch.no_grad():
         rates = field(crossing.t, y)
@@ -56,12 +56,6 @@ def event_time(
         *(leaf + rate * change.to(leaf.real) for leaf, rate in zip(y, rates, strict=True)),
     )
     return time, state
-
-
-def _is_differentiated(value: Tensor) -> bool:
-    """Whether a derivative of this value is wanted, in reverse or in forward mode."""
-    pushed = unpack_dual(value).tangent is not None
-    return pushed or (torch.is_grad_enabled() and value.requires_grad)
 
 
 def _speed(

@@ -86,7 +86,7 @@ class Field:
         rates, spec = tree_flatten(value)
         if spec != self.spec:
             raise TypeError(
-                f"f returned the structure {spec}, the state y0 has {self.spec}: "
+                f"f returned {structure(spec)}, the state y0 is {structure(self.spec)}: "
                 "return dy/dt with the same nesting of tuples, lists and dictionaries as y, and "
                 "the keys of dictionaries in the same order"
             )
@@ -136,6 +136,11 @@ class Field:
                 "parameters of f so that both agree"
             )
         return rate
+
+
+def structure(spec: TreeSpec) -> str:
+    """The structure of a pytree in words."""
+    return str(tree_unflatten(["tensor"] * spec.num_leaves, spec)).replace("'", "")
 
 
 def _version(x: Tensor) -> int:

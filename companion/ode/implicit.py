@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from companion.ode.field import Leaves, Time
 from companion.ode.newton import Factors, Matrix, Newton, StageEquations, mix
+from companion.ode.read_back import is_differentiated
 from companion.ode.step import Step, VectorField, combine, weighted_sum
 from companion.ode.tableau import Tableau
 
@@ -181,7 +181,7 @@ def _solve(
             for node, leaves, x in zip(nodes, base, z, strict=True)
         ]
         residual = z - h * mix(matrix, [space.pack(value) for value in values])
-        if residual.requires_grad or unpack_dual(residual).tangent is not None:
+        if is_differentiated(residual):
             z = _ImplicitFunction.apply(z, residual, *newton.exact(equations, z.detach()))
     rates = mix(block.inverse, z.unbind()) / h
     stages = [space.unpack(rate) for rate in rates]
@@ -223,13 +223,35 @@ class _ImplicitFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         residual, *factors = ctx.saved_tensors
-        solved = Factors(*factors).solve(grad, adjoint=True)
+        solved = _solved(*factors, grad, adjoint=True)
         return None, -_FirstDerivative.apply(solved, residual), None, None
 
     @staticmethod
     def jvp(ctx: Any, _: Any, pushed: Tensor, *constants: Any) -> Tensor:
         residual, *factors = ctx.saved_tensors
-        return -_FirstDerivative.apply(Factors(*factors).solve(pushed), residual)
+        return -_FirstDerivative.apply(_solved(*factors, pushed), residual)
+
+
+def _solved(lu: Tensor, pivots: Tensor, right: Tensor, *, adjoint: bool = False) -> Tensor:
+    """As `Factors.solve`, but also where several vmaps have hidden axes of these tensors.
+
+    torch.linalg.lu_solve is wrong there, where some axes are of the right side alone: so it is
+    in ``vmap(jacrev(...))`` and ``vmap(jacfwd(...))``.
+    """
+    permutation, lower, upper = torch.lu_unpack(lu, pivots)
+    solve, vector = torch.linalg.solve_triangular, right.reshape(-1, 1)
+
+    def permuted(matrix: Tensor, vector: Tensor) -> Tensor:
+        # No matrix product, which could lose digits to TF32.
+        return (matrix * vector.mT).sum(-1, keepdim=True)
+
+    if adjoint:
+        vector = solve(lower.mT, solve(upper.mT, vector, upper=False), upper=True)
+        vector = permuted(permutation, vector)
+    else:
+        vector = permuted(permutation.mT, vector)
+        vector = solve(upper, solve(lower, vector, upper=False), upper=True)
+    return vector.reshape(right.shape)
 
 
 class _FirstDerivative(torch.autograd.Function):

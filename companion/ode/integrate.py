@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ def integrate(problem: Problem, y0: Leaves, nodes: Sequence[Time], stats: Stats)
         SolverError: if the last time is not reached with a finite state.
     """
     march = begin(problem.field(stats), problem.method, problem.times[0], y0, stats, nodes[0])
+    if math.isinf(problem.times[-1]):
+        march.larger_steps = "or give t a finite end: the event may never come"
     try:
         return _path(problem, march, nodes)
     finally:

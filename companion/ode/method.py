@@ -17,7 +17,7 @@ from companion.ode.control import PID, PRESETS, FixedGrid, FixedStep, require_nu
 from companion.ode.field import Leaves
 from companion.ode.norm import Norm, rms_norm
 from companion.ode.observe import Observer
-from companion.ode.scipy_solver import SciPy
+from companion.ode.scipy_solver import SOLVERS, SciPy
 from companion.ode.tableau import Tableau
 from companion.ode.tableaus import METHODS
 from companion.ode.tolerance import check_tolerance, is_positive, of_leaves
@@ -81,6 +81,11 @@ class Method:
             require_number("first_step", self.first_step)
             if not (math.isfinite(self.first_step) and self.first_step > 0):
                 raise ValueError(f"first_step must be positive, got {self.first_step}")
+            if isinstance(self.control, FixedStep | FixedGrid):
+                raise ValueError(
+                    "first_step is for steps that adapt: leave it out, or give the size of all "
+                    "steps with FixedStep(size)"
+                )
         for name in ("max_steps", "max_iterations"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral):
@@ -124,9 +129,10 @@ def _find_control(control: Control | str | None, scheme: Scheme) -> Control | No
     if control is None:
         control = PRESETS["I"]
     if not isinstance(control, Control):
+        cure = f": write {control.__name__}(...)" if isinstance(control, type) else ""
         raise TypeError(
             "control must be PID, FixedStep or FixedGrid, or the name of a preset, got "
-            f"{type(control).__name__}"
+            f"{type(control).__name__}{cure}"
         )
     if isinstance(control, PID) and (isinstance(scheme, Adams) or scheme.error is None):
         raise ValueError(
@@ -163,6 +169,8 @@ def find_scheme(method: Scheme | str) -> Scheme:
             "method must be a name or a Tableau (or Adams, SciPy), got "
             f"{getattr(method, '__name__', type(method).__name__)}"
         )
+    if method in SOLVERS:
+        raise ValueError(f"unknown method {method!r}: SciPy's solver is SciPy({method!r})")
     if method not in SCHEMES:
         raise ValueError(f"unknown method {method!r}: {suggestion(method, SCHEMES)}")
     return SCHEMES[method]

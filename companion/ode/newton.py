@@ -22,14 +22,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from companion.ode.control import PID
 from companion.ode.field import Leaves
 from companion.ode.jacobian import RealSpace, jacobian
 from companion.ode.method import Method
 from companion.ode.norm import Allowance
-from companion.ode.read_back import all_finite, read_back
+from companion.ode.read_back import all_finite, is_differentiated, read_back
 from companion.ode.solution import Stats
 from companion.ode.step import VectorField
 
@@ -78,7 +77,8 @@ class StageEquations:
 
     Attributes:
         integrands: whether the field returns more leaves than the state has.
-        pushed: whether f depends on something that carries a forward-mode tangent.
+        pushed: whether f depends on something that carries a forward-mode tangent; None before
+            it was evaluated.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class StageEquations:
         self.times = times
         self.base = base
         self.integrands = False
-        self.pushed = False
+        self.pushed: bool | None = None
 
     def residual(self, z: Tensor) -> Tensor:
         """F(z), shape (m, n)."""
@@ -107,10 +107,10 @@ class StageEquations:
             leaves = self.space.unpack(x)
             value = self.field(t, leaves)
             self.integrands = len(value) > len(leaves)
-            rate = self.space.pack(value)
-            self.pushed = self.pushed or unpack_dual(rate).tangent is not None
-            rates.append(rate.detach())
-        return z - mix(self._weights, rates)
+            rates.append(self.space.pack(value))
+        if self.pushed is None:
+            self.pushed = any(map(is_differentiated, rates))
+        return z - mix(self._weights, [rate.detach() for rate in rates])
 
     def jacobians(self, z: Tensor) -> list[Tensor]:
         """The Jacobian of the field at each stage."""

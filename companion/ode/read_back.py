@@ -1,12 +1,14 @@
-"""Numbers that the host needs from the device, also under torch.vmap."""
+"""What the host has to know about tensors, also under torch.vmap."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 
 class _Largest(torch.autograd.Function):
@@ -67,3 +69,45 @@ def read_all(x: Tensor, what: str) -> list:
             f"{what} cannot be read back: under torch.func.vmap all samples share their times and "
             "steps; solve(batched=True) gives every sample its own, and events need a solve each"
         ) from error
+
+
+class _Unwrapped(torch.autograd.Function):
+    """Shows a tensor without the axes that vmap has hidden, which hide its flags as well."""
+
+    @staticmethod
+    def forward(x: Tensor, look: Callable[[Tensor], None]) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        return None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, None], x: Tensor, look: Callable[[Tensor], None]
+    ) -> tuple[Tensor, int | None]:
+        look(x)
+        return x, in_dims[0]
+
+
+def is_differentiated(x: Tensor) -> bool:
+    """Whether a derivative of a tensor is wanted, in reverse or in forward mode.
+
+    Inside `torch.func.vmap` a tensor does not tell whether it has one outside of it.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return True
+    try:
+        if unpack_dual(x).tangent is not None:
+            return True
+    except RuntimeError:
+        # vmap refuses.
+        return True
+    found: list[bool] = []
+    # One entry, or none: looking must not cost what a copy does.
+    _Unwrapped.apply(x.reshape(-1)[:1], lambda inner: found.append(is_differentiated(inner)))
+    return any(found)

@@ -86,9 +86,10 @@ class SciPyMarch(March):
                 raise
             self._give_up_not_finite(error)
         jacobians, factorisations = self._counted
-        self._counted = solver.njev, solver.nlu
-        self.stats.jacobians += solver.njev - jacobians
-        self.stats.factorisations += solver.nlu - factorisations
+        # SciPy counts in NumPy's integers.
+        self._counted = int(solver.njev), int(solver.nlu)
+        self.stats.jacobians += self._counted[0] - jacobians
+        self.stats.factorisations += self._counted[1] - factorisations
         if solver.status == "failed":
             if not self._finite:
                 self._give_up_not_finite()

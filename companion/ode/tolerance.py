@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from companion.ode.control import require_number
-from companion.ode.field import Leaves, time_dtype
+from companion.ode.field import Leaves, structure, time_dtype
 from companion.ode.norm import Tolerance
 
 
@@ -47,12 +47,12 @@ def of_leaves(name: str, value: Any, leaves: Leaves, spec: TreeSpec) -> Toleranc
     """
     if isinstance(value, Real):
         return float(value)
-    parts, structure = tree_flatten(value)
+    parts, own = tree_flatten(value)
     if isinstance(value, Tensor) and not spec.is_leaf():
-        parts, structure = [value] * len(leaves), spec
-    if structure != spec:
+        parts, own = [value] * len(leaves), spec
+    if own != spec:
         raise ValueError(
-            f"{name} has the structure {structure}, the state y0 has {spec}: give a number, a "
+            f"{name} is {structure(own)}, the state y0 is {structure(spec)}: give a number, a "
             "tensor that broadcasts to the state, or such with the structure of y0"
         )
     return tuple(_of_leaf(name, part, leaf) for part, leaf in zip(parts, leaves, strict=True))

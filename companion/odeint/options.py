@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +53,17 @@ _CONTROL = {
     "min_step": "min_step",
     "max_step": "max_step",
 }
+#: What companion's messages call them.
+_WORDS = {
+    "PID: safety": "safety",
+    "PID: max_factor": "ifactor",
+    "PID: min_factor": "dfactor",
+    "PID: min_step": "min_step",
+    "PID: max_step": "max_step",
+    "max_steps": "max_num_steps",
+    "max_iterations": "max_iters",
+    "FixedStep: size": "step_size",
+}
 _FIXED_OPTIONS = {"step_size", "grid_constructor", "interp", "perturb"}
 _ADAPTIVE_OPTIONS = {
     "norm", "first_step", "max_num_steps", "step_t", "jump_t", "dtype", *_CONTROL,
@@ -91,6 +103,9 @@ def method_of(
         raise ValueError(f"unknown method {name!r}: {suggestion(name, SCHEMES)}")
     options = options or {}
     known = _options_of(SCHEMES[name], name in ADAPTIVE)
+    if until_event and name in FIXED:
+        # An event may never come.
+        known = known | {"max_num_steps"}
     if unknown := sorted(map(str, set(options) - known)):
         raise ValueError(
             f"{argument} has {', '.join(map(repr, unknown))}, which method {name!r} does not "
@@ -102,35 +117,50 @@ def method_of(
         for key, value in options.items()
         if value is not None
     }
-    common = {
-        "rtol": tolerance(f"{prefix}rtol", rtol, y0),
-        "atol": tolerance(f"{prefix}atol", atol, y0),
-        "observers": observers_of(func, y0, name, _callbacks_of(name), backward=backward),
-        "max_steps": options.get("max_num_steps", 2**31 - 1),
-    }
-    if "max_iters" in options:
-        common["max_iterations"] = options["max_iters"]
-    if name == "scipy_solver":
-        return Method(SciPy(**options), **common)
-    if name in FIXED:
-        scheme = FIXED[name]
-        if "max_order" in options:
-            scheme = Adams(scheme.implicit, options["max_order"])
-        control = _known_steps(argument, options, func, y0, t, until_event)
-        return Method(scheme, control=control, **common)
-    if "norm" in options:
-        common["norm"] = _norm_of_state(options["norm"], y0)
-    if "dtype" in options and not getattr(options["dtype"], "is_floating_point", False):
-        raise TypeError(f'{argument}["dtype"] must be a floating dtype, got {options["dtype"]}')
-    control = {_CONTROL[key]: options[key] for key in _CONTROL if key in options}
-    return Method(
-        ADAPTIVE[name],
-        control=PID(**control) if control else None,
-        first_step=options.get("first_step"),
-        step_t=options.get("step_t", ()),
-        jump_t=options.get("jump_t", ()),
-        **common,
-    )
+    with _in_its_words(argument):
+        common = {
+            "rtol": tolerance(f"{prefix}rtol", rtol, y0),
+            "atol": tolerance(f"{prefix}atol", atol, y0),
+            "observers": observers_of(func, y0, name, _callbacks_of(name), backward=backward),
+            "max_steps": _whole(options.get("max_num_steps", 2**31 - 1)),
+        }
+        if "max_iters" in options:
+            common["max_iterations"] = options["max_iters"]
+        if name == "scipy_solver":
+            return Method(SciPy(**options), **common)
+        if name in FIXED:
+            scheme = FIXED[name]
+            if "max_order" in options:
+                scheme = Adams(scheme.implicit, options["max_order"])
+            control = _known_steps(argument, options, func, y0, t, until_event)
+            return Method(scheme, control=control, **common)
+        if "norm" in options:
+            common["norm"] = _norm_of_state(options["norm"], y0)
+        if "dtype" in options and not getattr(options["dtype"], "is_floating_point", False):
+            raise TypeError(f'{argument}["dtype"] must be a floating dtype, got {options["dtype"]}')
+        control = {_CONTROL[key]: options[key] for key in _CONTROL if key in options}
+        return Method(
+            ADAPTIVE[name],
+            control=PID(**control) if control else None,
+            first_step=options.get("first_step"),
+            step_t=options.get("step_t", ()),
+            jump_t=options.get("jump_t", ()),
+            **common,
+        )
+
+
+@contextmanager
+def _in_its_words(argument: str) -> Iterator[None]:
+    """Let errors name torchdiffeq's keys, which the user wrote, and not companion's."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        for ours, key in _WORDS.items():
+            text = text.replace(ours, f'{argument}["{key}"]')
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def options_of_adjoint(
@@ -192,11 +222,14 @@ def _known_steps(
 ) -> Control:
     """Steps from ``step_size`` or ``grid_constructor``, or from each time to the next."""
     size, construct = options.get("step_size"), options.get("grid_constructor")
+    if not (construct is None or callable(construct)):
+        raise TypeError(
+            f'{argument}["grid_constructor"] must be callable as (func, y0, t), got '
+            f"{type(construct).__name__}"
+        )
     interpolation, one_sided = options.get("interp", "linear"), options.get("perturb", False)
     if interpolation not in ("linear", "cubic"):
-        raise ValueError(
-            f'{argument}["interp"] must be "linear" or "cubic", got {interpolation!r}'
-        )
+        raise ValueError(f'{argument}["interp"] must be "linear" or "cubic", got {interpolation!r}')
     if not isinstance(one_sided, bool):
         raise TypeError(f'{argument}["perturb"] must be True or False, got {one_sided!r}')
     if size is not None and construct is not None:
@@ -220,7 +253,7 @@ def _known_steps(
     if size is not None:
         grid = _equidistant(times[0], times[-1], steps)
     elif construct is not None:
-        grid = _as_floats(construct(func, y0, t))
+        grid = _as_floats(f'{argument}["grid_constructor"]', construct(func, y0, t))
         if not grid or (grid[0], grid[-1]) != (times[0], times[-1]):
             raise ValueError(
                 "grid_constructor must return times from the first of t to the last, "
@@ -233,14 +266,26 @@ def _known_steps(
     return FixedGrid(grid, interpolation, one_sided)
 
 
+def _whole(count: Any) -> Any:
+    """1e4 as the integer that it is."""
+    return int(count) if isinstance(count, float) and count.is_integer() else count
+
+
 def _equidistant(start: float, end: float, steps: FixedStep) -> tuple[float, ...]:
     """Times of distance ``steps.size``, the last of which is the end."""
     step = math.copysign(steps.size, end - start)
     return (*(start + i * step for i in range(steps.count(end - start))), end)
 
 
-def _as_floats(times: Tensor | Iterable[float]) -> tuple[float, ...]:
-    return tuple(times.detach().tolist() if isinstance(times, Tensor) else map(float, times))
+def _as_floats(name: str, times: Any) -> tuple[float, ...]:
+    if isinstance(times, Tensor) and times.ndim == 1:
+        return tuple(times.detach().tolist())
+    if isinstance(times, str) or not isinstance(times, Iterable):
+        raise TypeError(
+            f"{name} must return a tensor of shape (N,) or a sequence of times, got "
+            f"{type(times).__name__}"
+        )
+    return tuple(map(float, times))
 
 
 def _norm_of_state(norm: Callable[[Any], Tensor], y0: State) -> Callable[[Leaves], Tensor]:
@@ -248,4 +293,12 @@ def _norm_of_state(norm: Callable[[Any], Tensor], y0: State) -> Callable[[Leaves
     if not callable(norm):
         raise TypeError(f'options["norm"] must be callable, got {type(norm).__name__}')
     _, spec = tree_flatten(y0)
-    return lambda leaves: norm(tree_unflatten(leaves, spec))
+
+    def checked(leaves: Leaves) -> Tensor:
+        value = norm(tree_unflatten(leaves, spec))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value)
+            raise TypeError(f'options["norm"] must return a tensor with one element, got {what}')
+        return value.reshape(())
+
+    return checked

@@ -612,3 +612,32 @@ def test_an_event_at_the_start_moves_with_it(gradient, method):
     to_t, to_y = torch.autograd.grad(sol.event.y, (t, y0))
     assert torch.allclose(to_t, torch.zeros(2, dtype=F64))
     assert to_y.item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "control"),
+    [(name, FixedStep(0.01)) for name in ("rk4", "vern7", "trapezoid", "implicit_adams")]
+    + [(name, "I") for name in ("heun", "vern7", "dopri8", "dopri5", "kencarp4")],
+)
+def test_looking_for_events_leaves_the_graph_of_the_steps_whole(method, control):
+    """Also that of f at the end of a step, which some polynomials want before the next step does.
+
+    The oscillator with frequency w passes cos(w t) = w / 4.
+    """
+    w = torch.tensor(1.1, dtype=F64, requires_grad=True)
+    found = solve(
+        lambda t, y, w: torch.stack([y[1], -(w**2) * y[0]]),
+        torch.tensor([1.0, 0.0], dtype=F64),
+        [0.0, math.inf],
+        args=(w,),
+        method=method,
+        control=control,
+        event=lambda t, y, w: y[0] - w / 4,
+        rtol=1e-7,
+        atol=1e-7,
+    ).event.t
+    expected = torch.acos(w / 4) / w
+    (slope,) = torch.autograd.grad(found, w)
+    (exact,) = torch.autograd.grad(expected, w)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(slope, exact, rtol=1e-3, atol=0.0)

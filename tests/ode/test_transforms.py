@@ -79,6 +79,25 @@ def test_vmap_over_states_of_several_leaves():
     torch.testing.assert_close(vmap(run)(STATES, RATES), one_by_one(run, STATES, RATES))
 
 
+@pytest.mark.parametrize("method", ["rk4", "tsit5", "kvaerno5", "gl4", "implicit_adams"])
+def test_vmap_over_an_argument_that_a_leaf_feels_only_in_later_stages(method):
+    """A throw: the speed depends on k at once, the height from the second stage on."""
+    start = (torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64))
+    control = None if method in ("tsit5", "kvaerno5") else STEPS
+
+    def run(k):
+        def f(t, y):
+            return y[1], -k * torch.ones_like(y[1])
+
+        return solve(f, start, TIMES, method=method, control=control, rtol=1e-9).y[0][:, 0]
+
+    times = torch.tensor(TIMES, dtype=F64)
+    expected = times - RATES[:, None] * times**2 / 2
+    torch.testing.assert_close(vmap(run)(RATES), expected, rtol=1e-9, atol=1e-12)
+    slopes = vmap(jacrev(run))(RATES)
+    torch.testing.assert_close(slopes, (-(times**2) / 2).expand(3, 3), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", ["dopri5", "kvaerno5"])
 def test_adaptive_steps_under_vmap_are_small_enough_for_every_sample(method):
     """One batch shares its steps, and the worst sample decides on them."""
@@ -200,3 +219,30 @@ def test_times_and_events_that_differ_from_sample_to_sample_are_an_error():
         vmap(lambda y: solve(lambda t, y: -y, y, [0.0, 9.0], event=lambda t, y: y[0] - 0.5).y)(
             STATES
         )
+
+
+@pytest.mark.parametrize("method", ["gl4", "kvaerno3", "implicit_adams"])
+def test_derivatives_of_implicit_steps_inside_and_outside_of_vmap(method):
+    """Inside of vmap a tensor does not tell that a derivative is wanted outside of it."""
+
+    def run(k):
+        def f(t, y):
+            return torch.stack([-k * y[0] + y[1] ** 2, -y[1]])
+
+        return solve(
+            f, STATES[0], [0.0, 1.0], method=method, control=STEPS, rtol=1e-10, atol=1e-10
+        ).y[-1]
+
+    rates = RATES.clone().requires_grad_()
+    whole = vmap(run)(rates)
+    outside = [
+        torch.autograd.grad(whole[:, i].sum(), rates, retain_graph=True)[0] for i in range(2)
+    ]
+    expected = torch.stack([jacrev(run)(k) for k in RATES])
+    for found in (
+        vmap(jacrev(run))(RATES),
+        vmap(jacfwd(run))(RATES),
+        jvp(vmap(run), (RATES,), (torch.ones_like(RATES),))[1],
+        torch.stack(outside, 1),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
