@@ -641,3 +641,24 @@ def test_looking_for_events_leaves_the_graph_of_the_steps_whole(method, control)
     (exact,) = torch.autograd.grad(expected, w)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=0.0)
     torch.testing.assert_close(slope, exact, rtol=1e-3, atol=0.0)
+
+
+def test_a_condition_of_time_alone_in_double_precision():
+    """Whatever torch's default dtype is."""
+    assert torch.get_default_dtype() == torch.float32
+    sol = solve(one, torch.zeros((), dtype=F64), [0.0, 10.0], event=lambda t, y: t - math.e)
+    assert float(sol.event.t) == pytest.approx(math.e, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("condition", "time"),
+    [
+        (lambda t: torch.where(t < 2.3, -1.0, 1.0), 2.3),
+        (lambda t: 1 / (t - 2), 2.0),
+        (lambda t: torch.sign(t - 2) * torch.sqrt(torch.abs(t - 2)), 2.0),
+    ],
+    ids=["jump", "pole", "root"],
+)
+def test_a_change_of_sign_without_a_smooth_zero(condition, time):
+    sol = solve(one, torch.zeros((), dtype=F64), [0.0, 10.0], event=lambda t, y: condition(t))
+    assert float(sol.event.t) == pytest.approx(time, abs=1e-12)
