@@ -134,9 +134,7 @@ def solve(
     return solution_of(problem, strategy)
 
 
-def _solve_batched(
-    f: Callable[..., Any], y0: Any, t: Any, args: tuple, method: Method
-) -> Solution:
+def _solve_batched(f: Callable[..., Any], y0: Any, t: Any, args: tuple, method: Method) -> Solution:
     """Every sample of the batch with step sizes of its own."""
     # The times are checked on their own: they may have an axis more.
     problem = pose(f, y0, [0.0], args, method)

@@ -209,8 +209,14 @@ class OdeNet(nn.Module):
         def f(t, y):
             return self.field(y)
 
-        h = self.integrate(f, self.up(x), torch.tensor([0.0, 1.0]), rtol=1e-4, atol=1e-4,
-                           adjoint_params=tuple(self.field.parameters()))
+        h = self.integrate(
+            f,
+            self.up(x),
+            torch.tensor([0.0, 1.0]),
+            rtol=1e-4,
+            atol=1e-4,
+            adjoint_params=tuple(self.field.parameters()),
+        )
         return self.down(h[-1])
 
 

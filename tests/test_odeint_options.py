@@ -271,7 +271,7 @@ def test_f_may_return_any_sequence_for_a_tuple(state, rates):
 
 @pytest.mark.parametrize("rates", [lambda y: [-y[0]], lambda y: {"first": -y[0], "second": -y[1]}])
 def test_what_is_not_a_tuple_of_the_same_length_is_refused(rates):
-    with pytest.raises(TypeError, match="f returned .*, the state y0 is"):
+    with pytest.raises(TypeError, match=r"f returned .*, the state y0 is"):
         companion.odeint(lambda t, y: rates(y), (Y0, Y0), TIMES)
 
 

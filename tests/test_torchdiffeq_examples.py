@@ -97,8 +97,9 @@ class OdeBlock(nn.Module):
 
 def digits(library, odeint):
     block = OdeBlock(ConvField(4), odeint)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                          nn.Linear(4, 3))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
     images = torch.sin(torch.arange(6 * 81.0)).reshape(6, 1, 9, 9)
     logits = model(images)
     forward, block.field.nfe = block.field.nfe, 0
@@ -135,15 +136,27 @@ class Flow(nn.Module):
 def normalizing_flow(library, odeint):
     flow = Flow()
     x = torch.stack([torch.linspace(-1, 1, 7), torch.linspace(-1, 1, 7) ** 2], 1)
-    z, change = odeint(flow, (x, torch.zeros(7, 1)), torch.tensor([10.0, 0.0]),
-                       atol=1e-7, rtol=1e-7, method="dopri5")
+    z, change = odeint(
+        flow,
+        (x, torch.zeros(7, 1)),
+        torch.tensor([10.0, 0.0]),
+        atol=1e-7,
+        rtol=1e-7,
+        method="dopri5",
+    )
     normal = torch.distributions.MultivariateNormal(torch.zeros(2), 0.1 * torch.eye(2))
     loss = -(normal.log_prob(z[-1]) - change[-1].view(-1)).mean()
     loss.backward()
     assert not x.requires_grad or odeint is torchdiffeq.odeint
     with torch.no_grad():
-        samples, _ = odeint(flow, (x, torch.zeros(7, 1)), torch.linspace(0, 10, 5),
-                            atol=1e-7, rtol=1e-7, method="dopri5")
+        samples, _ = odeint(
+            flow,
+            (x, torch.zeros(7, 1)),
+            torch.linspace(0, 10, 5),
+            atol=1e-7,
+            rtol=1e-7,
+            method="dopri5",
+        )
     return {"loss": loss, "samples": samples, **grads(flow)}
 
 
@@ -170,8 +183,9 @@ class LatentOde(nn.Module):
 
 def latent(library, odeint):
     times = torch.tensor([0.0, 0.1, 0.35, 0.6, 1.1])
-    seen = torch.stack([torch.stack([torch.sin(3 * times + k), torch.cos(2 * times)], 1)
-                        for k in range(4)])
+    seen = torch.stack(
+        [torch.stack([torch.sin(3 * times + k), torch.cos(2 * times)], 1) for k in range(4)]
+    )
     model = LatentOde()
     hidden = torch.zeros(4, 6)
     for i in reversed(range(len(times))):
@@ -222,8 +236,16 @@ class Ball(nn.Module):
         t0, state = self.start()
         times = []
         for _ in range(count):
-            t0, path = odeint_event(self, state, t0, event_fn=self.height, reverse_time=False,
-                                    atol=1e-9, rtol=1e-9, odeint_interface=self.odeint)
+            t0, path = odeint_event(
+                self,
+                state,
+                t0,
+                event_fn=self.height,
+                reverse_time=False,
+                atol=1e-9,
+                rtol=1e-9,
+                odeint_interface=self.odeint,
+            )
             state = self.bounced(tuple(part[-1] for part in path))
             times.append(t0)
         return times
@@ -300,8 +322,16 @@ class Physics(nn.Module):
         state = (self.position, self.velocity, *self.floor.parameters())
         path, events = [state[0][None]], []
         while t0 < times[-1]:
-            t1, ends = library.odeint_event(self.field, state, t0, event_fn=event_fn, atol=1e-9,
-                                            rtol=1e-9, method="dopri5", odeint_interface=odeint)
+            t1, ends = library.odeint_event(
+                self.field,
+                state,
+                t0,
+                event_fn=event_fn,
+                atol=1e-9,
+                rtol=1e-9,
+                method="dopri5",
+                odeint_interface=odeint,
+            )
             between = times[(times > t0) & (times <= t1)]
             asked = torch.cat([t0.reshape(-1), between.reshape(-1)])
             path.append(odeint(self.field, state, asked, atol=1e-9, rtol=1e-9)[0][1:])

@@ -38,7 +38,7 @@ from companion.ode.observe import Observer
 from companion.ode.problem import Problem
 from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
-from companion.ode.tolerance import of_leaves
+from companion.ode.tolerance import of_leaves, require_allowance
 
 #: A reconstructed state that is off by more than this part of the solution's size, and by more
 #: than this many tolerances, makes a gradient unreliable.
@@ -182,6 +182,7 @@ class Backsolve:
             )
             for name in ("rtol", "atol")
         }
+        require_allowance(tolerances["rtol"], tolerances["atol"], [*problem.y0, *problem.y0])
         return replace(method, **tolerances)
 
 
@@ -300,9 +301,7 @@ class _Backsolve(torch.autograd.Function):
         t_grad, *others = (x if x is None else x * scale for x in results)
         if t_grad is not None:
             # An event's time is not one of those asked for, and these may not all be reached.
-            t_grad = torch.cat(
-                [t_grad[: ctx.asked], t_grad.new_zeros(len(problem.t) - ctx.asked)]
-            )
+            t_grad = torch.cat([t_grad[: ctx.asked], t_grad.new_zeros(len(problem.t) - ctx.asked)])
         return None, None, None, None, t_grad, *others
 
 

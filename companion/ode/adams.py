@@ -26,7 +26,8 @@ class Adams:
 
     A Runge-Kutta method of the same order (of order eight for all above) makes the first steps,
     and those after a change of the step size by more than a hundredth.  Inside a step the solution
-    is the integral of the polynomial, of the order of the method.
+    is the integral of the polynomial, of the order of the method.  Gradients with respect to times
+    take the weights, which depend on how even the steps are, for constants.
 
     Args:
         implicit: whether Moulton's corrector follows Bashforth's predictor.

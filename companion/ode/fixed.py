@@ -71,6 +71,11 @@ class GridMarch(KnownSteps):
 
     def advance(self, target: float, end: float, node: Time | None = None) -> None:
         t1 = self._next_point(end)
+        if math.isinf(t1):
+            raise ValueError(
+                f"FixedGrid: its times end at {self.t:g} and no event came until then: add "
+                "times, or give the solve a last time"
+            )
         if self._one_sided:
             # What is known of f here belongs to the step before.
             self._rates = self._sided(self.t, t1)(self.node, self.y)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from companion.ode.field import Leaves, Time
-from companion.ode.newton import Factors, Matrix, Newton, StageEquations, mix
+from companion.ode.newton import Matrix, Newton, StageEquations, mix
 from companion.ode.read_back import is_differentiated
 from companion.ode.step import Step, VectorField, combine, weighted_sum
 from companion.ode.tableau import Tableau
@@ -233,10 +233,10 @@ class _ImplicitFunction(torch.autograd.Function):
 
 
 def _solved(lu: Tensor, pivots: Tensor, right: Tensor, *, adjoint: bool = False) -> Tensor:
-    """As `Factors.solve`, but also where several vmaps have hidden axes of these tensors.
+    """As `companion.ode.newton.Factors.solve`, or with the transpose, under any nest of vmaps.
 
-    torch.linalg.lu_solve is wrong there, where some axes are of the right side alone: so it is
-    in ``vmap(jacrev(...))`` and ``vmap(jacfwd(...))``.
+    Where one vmap hides an axis of all three tensors and another an axis of the right side alone,
+    as in ``vmap(jacrev(...))``, torch.linalg.lu_solve is wrong.
     """
     permutation, lower, upper = torch.lu_unpack(lu, pivots)
     solve, vector = torch.linalg.solve_triangular, right.reshape(-1, 1)

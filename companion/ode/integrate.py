@@ -10,7 +10,7 @@ import torch
 
 from companion.ode.begin import begin
 from companion.ode.crossing import Conditions, Crossing, Watch
-from companion.ode.dense import Dense
+from companion.ode.dense import LINEAR, Dense, Piece
 from companion.ode.errors import NonFiniteState
 from companion.ode.field import Leaves, Time, time_dtype
 from companion.ode.march import March
@@ -80,7 +80,12 @@ def _path(problem: Problem, march: March, nodes: Sequence[Time]) -> Path:
         states.append(march.shortened(crossing.t))
     leaves = [torch.stack(leaf) for leaf in zip(*states, strict=True)]
     _require_finite(leaves, march)
-    dense = Dense(pieces, times[-1]) if pieces else None
+    dense = None
+    if problem.dense:
+        if not pieces:
+            # A single time: no step, but the state and how fast it changes.
+            pieces = [Piece(*times, *times, nodes[0], 1.0, march.y, [march.rates], LINEAR)]
+        dense = Dense(pieces, times[-1])
     return Path(times, leaves, march.size, crossing, dense)
 
 

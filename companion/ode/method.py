@@ -20,7 +20,7 @@ from companion.ode.observe import Observer
 from companion.ode.scipy_solver import SOLVERS, SciPy
 from companion.ode.tableau import Tableau
 from companion.ode.tableaus import METHODS
-from companion.ode.tolerance import check_tolerance, is_positive, of_leaves
+from companion.ode.tolerance import check_tolerance, of_leaves, require_allowance
 
 Control = FixedStep | FixedGrid | PID
 #: What makes the steps.
@@ -74,8 +74,6 @@ class Method:
         object.__setattr__(self, "scheme", find_scheme(self.scheme))
         for name in ("rtol", "atol"):
             check_tolerance(name, getattr(self, name))
-        if not (is_positive(self.rtol) or is_positive(self.atol)):
-            raise ValueError("rtol and atol are both zero: no step has an error that small")
         object.__setattr__(self, "control", _find_control(self.control, self.scheme))
         if self.first_step is not None:
             require_number("first_step", self.first_step)
@@ -108,13 +106,12 @@ class Method:
 
     def of_leaves(self, leaves: Leaves, spec: TreeSpec) -> Method:
         """The same with tolerances that are numbers, or tuples with one a leaf of this state."""
+        rtol = of_leaves("rtol", self.rtol, leaves, spec)
+        atol = of_leaves("atol", self.atol, leaves, spec)
+        require_allowance(rtol, atol, leaves)
         if isinstance(self.rtol, float) and isinstance(self.atol, float):
             return self
-        return replace(
-            self,
-            rtol=of_leaves("rtol", self.rtol, leaves, spec),
-            atol=of_leaves("atol", self.atol, leaves, spec),
-        )
+        return replace(self, rtol=rtol, atol=atol)
 
 
 def _find_control(control: Control | str | None, scheme: Scheme) -> Control | None:

@@ -57,11 +57,10 @@ class Factors(NamedTuple):
     lu: Tensor
     pivots: Tensor
 
-    def solve(self, right: Tensor, *, adjoint: bool = False) -> Tensor:
-        """Apply the inverse, or its transpose, to a tensor with as many entries as rows."""
-        return torch.linalg.lu_solve(
-            self.lu, self.pivots, right.reshape(-1, 1), adjoint=adjoint
-        ).reshape(right.shape)
+    def solve(self, right: Tensor) -> Tensor:
+        """Apply the inverse to a tensor with as many entries as rows."""
+        solved = torch.linalg.lu_solve(self.lu, self.pivots, right.reshape(-1, 1))
+        return solved.reshape(right.shape)
 
 
 class StageEquations:

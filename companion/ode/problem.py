@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten
 
+from companion.ode.control import PID
 from companion.ode.event import Event, check_events
 from companion.ode.field import Field, Leaves, time_dtype
 from companion.ode.method import Method
@@ -19,6 +20,7 @@ from companion.ode.observe import Observer
 from companion.ode.read_back import read_all
 from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
+from companion.ode.tolerance import warn_of_rounding
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def pose(
     events = check_events(event)
     t, times = check_times(t, open_end=bool(events))
     method = method.of_leaves(leaves, spec)
+    if isinstance(method.control, PID):
+        warn_of_rounding(method.rtol, method.atol, leaves)
     return Problem(f, leaves, spec, t, times, args, method, events, dense)
 
 

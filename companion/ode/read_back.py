@@ -51,7 +51,7 @@ def all_finite(x: Tensor) -> bool:
         return True
     if x.is_complex():
         # The magnitude of a finite number may be infinite.
-        x = torch.view_as_real(x)
+        x = torch.view_as_real(x.resolve_conj())
     # The largest magnitude, in one operation; a NaN is the largest of all.
     return math.isfinite(read_back(torch.linalg.vector_norm(x, math.inf)))
 

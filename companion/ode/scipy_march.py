@@ -160,7 +160,7 @@ class SciPyMarch(March):
     def _leaves(self, vector: ndarray) -> Leaves:
         leaves, start, flat = [], 0, torch.from_numpy(vector.copy())
         for like in self._shapes:
-            real = torch.view_as_real(like) if like.is_complex() else like
+            real = torch.view_as_real(like.resolve_conj()) if like.is_complex() else like
             part = flat[start : start + real.numel()].reshape(real.shape).to(real)
             leaves.append(torch.view_as_complex(part) if like.is_complex() else part)
             start += real.numel()
@@ -168,5 +168,5 @@ class SciPyMarch(March):
 
 
 def _vector(leaves: Leaves) -> ndarray:
-    flat = [torch.view_as_real(x) if x.is_complex() else x for x in leaves]
+    flat = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in leaves]
     return torch.cat([x.detach().reshape(-1).cpu().double() for x in flat]).numpy()

@@ -72,15 +72,32 @@ def _add(
     # Chains of fused multiply-adds.  They are as fast as stacking the stages for a matrix
     # product, whose result would lose digits wherever TF32 is allowed.  This is the innermost
     # loop of a solve, where a function call for every leaf would be felt.
-    sums = []
-    for i, leaf in enumerate(y):
-        total = leaf
-        for j, w in weights:
-            if total is leaf:
-                total = torch.add(leaf, stages[j][i], alpha=w * h)
-            else:
-                total.add_(stages[j][i], alpha=w * h)
-        sums.append(total)
+    try:
+        sums = []
+        for i, leaf in enumerate(y):
+            total = leaf
+            for j, w in weights:
+                if total is leaf:
+                    total = torch.add(leaf, stages[j][i], alpha=w * h)
+                else:
+                    total.add_(stages[j][i], alpha=w * h)
+            sums.append(total)
+        return sums
+    except RuntimeError:
+        # Under vmap a later stage may have the hidden axis where the first has not, and a sum
+        # without it cannot take it in.  Where something else is wrong, it is so again.
+        return _add_out_of_place(y, stages, weights, h)
+
+
+def _add_out_of_place(
+    y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, float]], h: float
+) -> Leaves:
+    sums = list(y)
+    for j, w in weights:
+        sums = [
+            torch.add(total, rate, alpha=w * h)
+            for total, rate in zip(sums, stages[j], strict=False)
+        ]
     return sums
 
 

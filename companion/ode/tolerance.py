@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from companion.ode.control import require_number
 from companion.ode.field import Leaves, structure, time_dtype
-from companion.ode.norm import Tolerance
+from companion.ode.norm import Allowance, Tolerance, of_leaf
+from companion.ode.read_back import read_back
 
 
 def check_tolerance(name: str, value: Any) -> None:
@@ -31,12 +33,41 @@ def check_tolerance(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be finite and not negative, got {part}")
 
 
-def is_positive(tolerance: Any) -> bool:
-    """Whether no part of a tolerance is zero."""
-    return all(
-        bool((part > 0).all()) if isinstance(part, Tensor) else part > 0
-        for part in tree_leaves(tolerance)
-    )
+def require_allowance(rtol: Tolerance, atol: Tolerance, leaves: Leaves) -> None:
+    """Raise where both tolerances of an element are zero.
+
+    Args:
+        rtol, atol: of these leaves, see `of_leaves`.
+        leaves: of a state.
+    """
+    if isinstance(rtol, float) and isinstance(atol, float) and rtol + atol > 0:
+        return
+    for i, leaf in enumerate(leaves):
+        most = torch.as_tensor(of_leaf(rtol, i) + of_leaf(atol, i))
+        if leaf.numel() and not bool((most > 0).all()):
+            raise ValueError(
+                "rtol and atol are both zero for the same element: no step has an error that small"
+            )
+
+
+def warn_of_rounding(rtol: Tolerance, atol: Tolerance, y: Leaves) -> None:
+    """Warn if a state of half precision cannot hold what the tolerances ask for.
+
+    Steps become so small that their increments are rounded away, and the state stands still.
+    """
+    half = [i for i, leaf in enumerate(y) if leaf.dtype in (torch.float16, torch.bfloat16)]
+    allowed = Allowance(rtol, atol, y)(y) if half else []
+    for i in half:
+        eps = torch.finfo(y[i].dtype).eps
+        if read_back((allowed[i] < eps * y[i].detach().abs().float()).any()):
+            warnings.warn(
+                f"the tolerances are below the resolution of {y[i].dtype}, whose numbers are "
+                f"{eps:.1g} apart, relatively: steps may be so small that what they add is "
+                f"rounded away, and the result wrong; take rtol={eps:.1g} or larger, or a state "
+                "in float32",
+                stacklevel=4,
+            )
+            return
 
 
 def of_leaves(name: str, value: Any, leaves: Leaves, spec: TreeSpec) -> Tolerance:

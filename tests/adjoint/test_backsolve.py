@@ -71,8 +71,9 @@ def test_parameters_do_not_steer_the_steps():
     def steps(extra):
         net = Net()
         wide = torch.full((extra,), 1e3, dtype=F64, requires_grad=True)
-        sol = solve(lambda t, y: net(t, y) + 0 * wide.sum(), Y0, [0.0, 1.0],
-                    gradient="backsolve", **TIGHT)
+        sol = solve(
+            lambda t, y: net(t, y) + 0 * wide.sum(), Y0, [0.0, 1.0], gradient="backsolve", **TIGHT
+        )
         sol.y.pow(2).sum().backward()
         return sol.stats.backward
 
@@ -123,8 +124,9 @@ def test_its_own_tolerances_method_and_control():
 def test_a_fixed_step_solve_may_have_an_adaptive_backward_solve():
     net = Net()
     control = FixedStep(0.01)
-    sol = solve(net, Y0, [0.0, 1.0], method="dopri5", control=control,
-                gradient=Backsolve(control=PID()))
+    sol = solve(
+        net, Y0, [0.0, 1.0], method="dopri5", control=control, gradient=Backsolve(control=PID())
+    )
     sol.y.sum().backward()
     assert sol.stats.accepted == 100
     assert sol.stats.backward.accepted < 50
@@ -393,3 +395,9 @@ def test_nothing_is_kept_alive_once_the_solution_is_gone():
         assert witness() is None
     finally:
         gc.enable()
+
+
+def test_a_backward_solve_needs_a_tolerance():
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="Backsolve: rtol and atol are both zero"):
+        solve(lambda t, y: -y, y0, [0.0, 1.0], rtol=1e-6, gradient=Backsolve(rtol=0.0, atol=0.0))

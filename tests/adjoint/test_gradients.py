@@ -58,9 +58,7 @@ def test_against_central_differences(gradient, method, times):
 
     def loss(y0, t, scale, bias):
         def f(t, y, scale):
-            inner = nn.functional.linear(
-                torch.cat([y, t.reshape(1)]), net.inner.weight, bias
-            )
+            inner = nn.functional.linear(torch.cat([y, t.reshape(1)]), net.inner.weight, bias)
             return scale * net.outer(torch.tanh(inner))
 
         y = solve(f, y0, t, args=(scale,), gradient=gradient, **method).y
@@ -107,8 +105,12 @@ def test_time_gradients_where_f_jumps_in_time(gradient):
     y0 = torch.ones(1, dtype=F64, requires_grad=True)
     t = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
     sol = solve(
-        lambda t, y: torch.where(t < 0.5, c1, c2) * y, y0, t, gradient=gradient,
-        rtol=1e-8, atol=1e-8,
+        lambda t, y: torch.where(t < 0.5, c1, c2) * y,
+        y0,
+        t,
+        gradient=gradient,
+        rtol=1e-8,
+        atol=1e-8,
     )
     end = math.exp(0.5 * c1 + 0.5 * c2)
     grads = torch.autograd.grad(sol.y[-1].sum(), (y0, t))
@@ -194,8 +196,9 @@ def test_a_derived_tensor_that_f_closes_over_is_an_error_with_two_cures():
     with pytest.raises(ValueError, match="ExpBackward"):
         solve(f, y0, [0.0, 1.0], gradient="backsolve")
     expected = -math.exp(0.3) * math.exp(-math.exp(0.3))
-    by_args = solve(lambda t, y, r: -r * y, y0, [0.0, 1.0], args=(rate,),
-                    gradient="backsolve", **TIGHT)
+    by_args = solve(
+        lambda t, y, r: -r * y, y0, [0.0, 1.0], args=(rate,), gradient="backsolve", **TIGHT
+    )
     by_params = solve(f, y0, [0.0, 1.0], gradient=Backsolve(params=(rate,)), **TIGHT)
     for sol in (by_args, by_params):
         (grad,) = torch.autograd.grad(sol.y[-1].sum(), p, retain_graph=True)

@@ -35,7 +35,12 @@ def test_dictionaries_of_tuples_with_other_things_between(gradient, sense):
 
     tree = {"rates": (a, (b,)), "power": 2, "steps": steps, "none": None, "unused": [unused]}
     sol = solve(
-        f, Y0, [0.0, float(sense)], args=(tree, marker, "growth"), rtol=1e-10, atol=1e-12,
+        f,
+        Y0,
+        [0.0, float(sense)],
+        args=(tree, marker, "growth"),
+        rtol=1e-10,
+        atol=1e-12,
         gradient=gradient,
     )
     expected = Y0 * torch.exp(sense * a * b[0] + 1)
@@ -49,8 +54,11 @@ def test_dictionaries_of_tuples_with_other_things_between(gradient, sense):
 
 TREES = st.recursive(
     st.floats(-0.5, 0.5) | st.just("name") | st.just(None) | st.integers(-3, 3),
-    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.sampled_from("abc"), parts)
-    | st.tuples(parts, parts),
+    lambda parts: (
+        st.lists(parts, max_size=3)
+        | st.dictionaries(st.sampled_from("abc"), parts)
+        | st.tuples(parts, parts)
+    ),
     max_leaves=6,
 )
 
@@ -59,6 +67,7 @@ TREES = st.recursive(
 @given(st.lists(TREES, max_size=3), st.sampled_from(GRADIENTS))
 def test_any_tree_arrives_as_it_was_given(trees, gradient):
     """Its floats are tensors here, with the derivative of exp(t * their sum) each."""
+
     def tensor(x):
         return number(x) if isinstance(x, float) else x
 
@@ -90,8 +99,13 @@ def test_one_tensor_in_two_places_and_a_derived_one(gradient):
     """The gradients of both places add up, and flow on to what a tensor was computed from."""
     a = number(0.3)
     sol = solve(
-        lambda t, y, p, q: (p["x"] + p["y"] + q) * y, Y0, [0.0, 1.0],
-        args=({"x": a, "y": a}, a**2), rtol=1e-10, atol=1e-12, gradient=gradient,
+        lambda t, y, p, q: (p["x"] + p["y"] + q) * y,
+        Y0,
+        [0.0, 1.0],
+        args=({"x": a, "y": a}, a**2),
+        rtol=1e-10,
+        atol=1e-12,
+        gradient=gradient,
     )
     exact = Y0[0] * torch.exp(2 * a + a**2)
     (found,) = torch.autograd.grad(sol.y[-1, 0], a)
@@ -102,7 +116,12 @@ def test_one_tensor_in_two_places_and_a_derived_one(gradient):
 def test_the_condition_of_an_event_takes_them_too():
     a = number(2.0)
     sol = solve(
-        lambda t, y, p: -y, Y0, [0.0, 9.0], args=({"level": (a,)},), rtol=1e-10, atol=1e-12,
+        lambda t, y, p: -y,
+        Y0,
+        [0.0, 9.0],
+        args=({"level": (a,)},),
+        rtol=1e-10,
+        atol=1e-12,
         event=lambda t, y, p: y[0] * p["level"][0] - 1,
     )
     # exp(-t) a = 1 at t = log(a).
@@ -116,13 +135,20 @@ def test_the_condition_of_an_event_takes_them_too():
 def test_with_implicit_methods(method, control):
     a, b = number(0.4), number(-0.7)
     sol = solve(
-        lambda t, y, p: (p["a"] + p["b"][0] * t) * y, Y0, [0.0, 1.0],
-        args=({"a": a, "b": (b, "unused")},), method=method, control=control, rtol=1e-9, atol=1e-9,
+        lambda t, y, p: (p["a"] + p["b"][0] * t) * y,
+        Y0,
+        [0.0, 1.0],
+        args=({"a": a, "b": (b, "unused")},),
+        method=method,
+        control=control,
+        rtol=1e-9,
+        atol=1e-9,
     )
     expected = Y0[0] * torch.exp(a + b / 2)
     assert sol.y[-1, 0].item() == pytest.approx(expected.item(), rel=1e-5)
     for x, y in zip(
-        torch.autograd.grad(sol.y[-1, 0], (a, b)), torch.autograd.grad(expected, (a, b)),
+        torch.autograd.grad(sol.y[-1, 0], (a, b)),
+        torch.autograd.grad(expected, (a, b)),
         strict=True,
     ):
         assert x.item() == pytest.approx(y.item(), rel=1e-4)

@@ -207,6 +207,7 @@ def test_tolerances_that_allow_no_error_are_to_blame_and_not_the_state(y0, toler
         solve(decay, y0, [0.0, 1.0], **tolerances)
 
 
+@pytest.mark.filterwarnings("ignore:the tolerances are below the resolution")
 @pytest.mark.parametrize("start", [0.0, 1.0])
 def test_half_precision_with_default_tolerances(start):
     """y / (rtol * y) = 1e6 is more than float16 can hold; it is formed in float32."""
@@ -236,3 +237,9 @@ def test_f_must_stay_on_the_device_of_the_state():
 def test_numbers_of_numpy_are_numbers():
     sol = solve(decay, Y0, [0.0, 1.0], rtol=np.float32(1e-6), max_steps=np.int64(100))
     assert torch.allclose(sol.y[-1], Y0 * math.exp(-1), rtol=1e-5)
+
+
+def test_a_conjugate_that_is_not_finite_is_named():
+    y0 = torch.ones(1, dtype=torch.complex128)
+    with pytest.raises(NonFiniteState, match="value of f there is not finite"):
+        solve(lambda t, y: (y * math.nan).conj(), y0, [0.0, 1.0])

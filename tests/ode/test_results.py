@@ -72,8 +72,17 @@ def test_evaluations_for_events_and_for_the_dense_output_count_too(name):
     control = None if name in ("dopri5", "kvaerno3") else FixedStep(0.1)
     f = Counted()
     y0 = Y0.clone().requires_grad_()
-    sol = solve(f, y0, [0.0, 9.0], method=name, control=control, rtol=1e-5, atol=1e-5,
-                event=lambda t, y: y[0], dense=True)
+    sol = solve(
+        f,
+        y0,
+        [0.0, 9.0],
+        method=name,
+        control=control,
+        rtol=1e-5,
+        atol=1e-5,
+        event=lambda t, y: y[0],
+        dense=True,
+    )
     assert sol.status == "event"
     before = f.calls
     sol(torch.linspace(0, float(sol.t[-1].detach()), 5, dtype=F64))
@@ -164,8 +173,9 @@ def test_the_dense_solution_is_continuous(name):
     """At every end of a step, from both sides; nowhere does it change faster than f allows."""
     t = torch.linspace(0, 2, 20001, dtype=F64)
     y = dense_solution(name, rtol=1e-4, atol=1e-4)(t)
-    rates = torch.stack([forced(time, state) for time, state in zip(t[::100], y[::100],
-                                                                   strict=True)])
+    rates = torch.stack(
+        [forced(time, state) for time, state in zip(t[::100], y[::100], strict=True)]
+    )
     fastest = 1.5 * rates.abs().max()
     assert (y[1:] - y[:-1]).abs().max() < fastest * 1e-4
     # Nothing is a step function either.
@@ -223,10 +233,16 @@ def test_without_dense_there_are_the_asked_times_only():
 @pytest.mark.parametrize("sense", [1, -1])
 def test_gradients_of_the_dense_solution(sense):
     """To y0, a parameter, the times of the solve and the time of the question."""
+
     def states(y0, rate, ends, t):
         sol = solve(
             lambda t, y, rate: torch.stack([rate * y[1], -torch.sin(y[0]) * (1 + 0.1 * t)]),
-            y0, ends, args=(rate,), dense=True, rtol=1e-11, atol=1e-12,
+            y0,
+            ends,
+            args=(rate,),
+            dense=True,
+            rtol=1e-11,
+            atol=1e-12,
         )
         return sol(t)
 

@@ -229,3 +229,12 @@ def test_wrong_arguments():
         solve(forced, Y0, [0.0, 1.0], method="scipy_solver", control=FixedStep(0.1))
     with pytest.raises(ValueError, match="keep no dense output"):
         solve(forced, Y0, [0.0, 1.0], method="scipy_solver", dense=True)
+
+
+def test_a_conjugate_that_is_not_yet_formed():
+    """y' = conj(y): the real part grows, the imaginary part decays."""
+    y0 = torch.tensor([1 - 1j], dtype=torch.complex128).conj()
+    sol = solve(lambda t, y: y.conj(), y0, [0.0, 1.0], method="scipy_solver", rtol=1e-9)
+    torch.testing.assert_close(
+        sol.y[-1], torch.tensor([math.e + 1j / math.e], dtype=y0.dtype), rtol=1e-6, atol=0.0
+    )

@@ -185,8 +185,12 @@ def test_one_time_is_the_initial_state():
 
 
 def test_integer_times_and_arguments_of_f():
-    sol = solve(lambda t, y, a, b: a * y + b["c"], Y0, torch.tensor([0, 1]),
-                args=(torch.tensor(-1.0, dtype=F64), {"c": 0.0}))
+    sol = solve(
+        lambda t, y, a, b: a * y + b["c"],
+        Y0,
+        torch.tensor([0, 1]),
+        args=(torch.tensor(-1.0, dtype=F64), {"c": 0.0}),
+    )
     assert torch.allclose(sol.y[-1], Y0 * math.exp(-1), rtol=1e-6)
 
 
@@ -264,3 +268,15 @@ def test_a_march_of_fixed_steps_does_not_wait_for_the_device():
     finally:
         torch.cuda.set_sync_debug_mode(mode)
     assert march.stats.accepted == 10
+
+
+def test_dense_output_of_a_single_time():
+    """The state there, which changes with the time as f says."""
+    t = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    sol = solve(forced, Y0, [2.0], dense=True)
+    assert torch.equal(sol(2.0), Y0)
+    assert sol(torch.full((3, 1), 2.0)).shape == (3, 1, *Y0.shape)
+    (slope,) = torch.autograd.grad(sol(t).flatten()[0], t)
+    torch.testing.assert_close(slope, forced(t, Y0).flatten()[0].detach())
+    with pytest.raises(ValueError, match="outside of the solution"):
+        sol(2.1)

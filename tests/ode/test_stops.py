@@ -89,6 +89,7 @@ def test_a_grid_that_does_not_reach_the_ends():
 
 # Step times
 
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(0.01, 1.99), min_size=1, max_size=6, unique=True),
@@ -105,8 +106,9 @@ def test_steps_end_at_step_times(stops, sense):
     assert sol.stats.accepted >= len(stops) + 1
     exact = forced_reference(Y0.numpy(), [0.0, sense * 2.0])[-1]
     assert (sol.y[-1] - exact).abs().max() < 1e-5
-    shuffled = solve(f, Y0, [0.0, sense * 2.0], step_t=torch.tensor(stops[::-1], dtype=F64),
-                     rtol=1e-7, atol=1e-9)
+    shuffled = solve(
+        f, Y0, [0.0, sense * 2.0], step_t=torch.tensor(stops[::-1], dtype=F64), rtol=1e-7, atol=1e-9
+    )
     assert torch.equal(shuffled.y, sol.y)
 
 
@@ -139,8 +141,14 @@ def jumping_reference(end):
     """In two smooth pieces."""
     y = ONE
     for a, b, rate in ((0.0, TAU, 1.0), (TAU, end, -3.0)):
-        y = solve(lambda t, y, r=rate: r * y + torch.sin(t), y, [a, b], rtol=1e-13, atol=1e-14,
-                  method="dopri8").y[-1]
+        y = solve(
+            lambda t, y, r=rate: r * y + torch.sin(t),
+            y,
+            [a, b],
+            rtol=1e-13,
+            atol=1e-14,
+            method="dopri8",
+        ).y[-1]
     return y
 
 
@@ -155,8 +163,12 @@ def test_a_jump_costs_no_order(method, order):
 
     def errors(**stops):
         return [
-            abs(float(solve(jumps, ONE, [0.0, 1.0], method=method, **steps_of(h), **stops).y[-1]
-                      - exact))
+            abs(
+                float(
+                    solve(jumps, ONE, [0.0, 1.0], method=method, **steps_of(h), **stops).y[-1]
+                    - exact
+                )
+            )
             for h in (0.1, 0.05)
         ]
 
@@ -184,6 +196,7 @@ def test_each_step_sees_its_own_side_of_a_jump(method, sense):
 @pytest.mark.parametrize("method", ["heun", "dopri5", "dopri8", "vern7"])
 def test_the_solution_around_a_jump(method):
     """The dense output on both sides and at the jump, also where it takes f at a step's end."""
+
     def f(t, y):
         return torch.where(t < TAU, 1.0, -1.0) * torch.ones_like(y)
 
@@ -249,3 +262,16 @@ def test_wrong_stops(arguments, error, message):
 def test_wrong_grids(times, interpolation, error, message):
     with pytest.raises(error, match=message):
         FixedGrid(times, interpolation)
+
+
+def test_a_grid_that_ends_before_the_event():
+    grid = FixedGrid((0.0, 0.5, 1.0))
+    with pytest.raises(ValueError, match="FixedGrid: its times end at 1 and no event came"):
+        solve(
+            lambda t, y: -y,
+            ONE,
+            [0.0, math.inf],
+            method="euler",
+            control=grid,
+            event=lambda t, y: y + 99,
+        )

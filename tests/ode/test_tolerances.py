@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_leaves
 
-from companion import odeint, solve
+from companion import FixedStep, odeint, solve
 from tests.ode.problems import F64, forced
 
 ONES = torch.ones(2, dtype=F64)
@@ -161,3 +161,34 @@ def test_the_error_of_a_solve_follows_both_tolerances(rtol, atol):
     sol = solve(forced, y0, [0.0, 2.0], rtol=rtol, atol=atol)
     exact = solve(forced, y0, [0.0, 2.0], rtol=1e-12, atol=1e-12)
     assert (sol.y[-1] - exact.y[-1]).abs().max() < 100 * (rtol + atol)
+
+
+def test_elements_may_have_one_tolerance_each_of_a_kind():
+    """Only where both are zero nothing is allowed."""
+    y0 = {"a": ONES, "b": (ONES,)}
+    pair = {"rtol": {"a": 1e-6, "b": (0.0,)}, "atol": {"a": 0.0, "b": (1e-6,)}}
+    sol = solve(swings, y0, [0.0, 2.0], **pair)
+    exact = solve(swings, y0, [0.0, 2.0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(sol.y, exact.y, rtol=1e-4, atol=1e-4)
+    first, second = torch.tensor([1e-6, 0.0]), torch.tensor([0.0, 1e-6])
+    solve(swing, ONES, [0.0, 2.0], rtol=first, atol=second)
+    for rtol, atol in ((first, first), (0.0, second), (first, 0.0), (0.0, 0.0), (0, 0)):
+        with pytest.raises(ValueError, match="both zero"):
+            solve(swing, ONES, [0.0, 2.0], rtol=rtol, atol=atol)
+    with pytest.raises(ValueError, match="both zero"):
+        solve(swings, y0, [0.0, 2.0], rtol={"a": 1e-6, "b": (0.0,)}, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tolerances_that_half_precision_cannot_hold_are_named(dtype, recwarn):
+    y0, eps = torch.ones(2, dtype=dtype), torch.finfo(dtype).eps
+    sol = solve(lambda t, y: -y, y0, [0.0, 1.0], method="trbdf2", rtol=eps, atol=0.0)
+    assert sol.y[-1].tolist() == pytest.approx([0.3679] * 2, abs=4 * eps)
+    # It does not matter where the state is small, and with fixed steps not at all.
+    solve(lambda t, y: 0 * y, y0 / 1024, [0.0, 1.0], rtol=0.0, atol=eps)
+    solve(lambda t, y: -y, y0, [0.0, 1.0], method="rk4", control=FixedStep(0.25))
+    solve(lambda t, y: 0 * y, y0.float(), [0.0, 1.0])
+    assert not [w for w in recwarn if "resolution" in str(w.message)]
+    for options in ({}, {"batched": True}):
+        with pytest.warns(UserWarning, match=f"resolution of {dtype}.*state in float32"):
+            solve(lambda t, y: 0 * y, y0, [0.0, 1.0], **options)
