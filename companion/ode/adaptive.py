@@ -52,12 +52,12 @@ class AdaptiveMarch(RungeKuttaMarch):
             self._forward = end > self.t
             if self.t in self._jumps:
                 self._rates = None
-        stop = self._next_stop(end)
+        stop = self._next_stop(end) if self._stops else end
         # Only a target that ends the solve can be the end of a step.
         stop_node = node if stop == target == end and node is not None else stop
         control = self.method.control
         left = abs(stop - self.t)
-        smallest = 10 * math.ulp(max(abs(self.t), abs(stop) if math.isfinite(stop) else 0.0))
+        smallest = 10 * math.ulp(max(abs(self.t), 0.0 if math.isinf(stop) else abs(stop)))
         if self.size is None:
             self.size = self._first_size(self.rates[: len(self.y)], end - self.t)
         if self.stats.accepted + self.stats.rejected == 0:
@@ -108,8 +108,6 @@ class AdaptiveMarch(RungeKuttaMarch):
 
     def _next_stop(self, end: float) -> float:
         """The next time at which a step must end."""
-        if not self._stops:
-            return end
         between = [t for t in self._stops if min(self.t, end) < t < max(self.t, end)]
         if not between:
             return end
@@ -129,7 +127,8 @@ class AdaptiveMarch(RungeKuttaMarch):
         self._next_allowed = self._allowance(step.y)
         larger = list(map(torch.maximum, self._allowed, self._next_allowed))
         # The step size is a constant for the gradient.
-        return error_ratio(self.method.norm, [leaf.detach() for leaf in step.error], larger)
+        error = [leaf.detach() if leaf.requires_grad else leaf for leaf in step.error]
+        return error_ratio(self.method.norm, error, larger)
 
     @torch.no_grad()
     def _first_size(self, rates: Leaves, interval: float) -> float:

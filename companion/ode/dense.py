@@ -49,7 +49,14 @@ class Piece(NamedTuple):
     def at(self, t: Time) -> Leaves:
         """The state at a time inside the step."""
         theta = (t - self.start) / self.h
-        weights = [(j, _polynomial(row, theta)) for j, row in enumerate(self.weights) if any(row)]
+        weights = []
+        for j, row in enumerate(self.weights):
+            if any(row):
+                # c_1 theta + c_2 theta^2 + ... by Horner's rule.
+                weight: Time = 0.0
+                for c in row[::-1]:
+                    weight = (weight + c) * theta
+                weights.append((j, weight))
         return combine(self.y, self.rates, weights, self.h)
 
     def coefficients(self) -> list[Leaves]:
@@ -59,14 +66,6 @@ class Piece(NamedTuple):
             combine(zero, self.rates, [(j, w) for j, w in enumerate(column) if w], self.h)
             for column in zip(*self.weights, strict=True)
         ]
-
-
-def _polynomial(coefficients: Sequence[float], x: Time) -> Time:
-    """``c_1 x + c_2 x^2 + ...`` by Horner's rule."""
-    value: Time = 0.0
-    for c in reversed(coefficients):
-        value = (value + c) * x
-    return value
 
 
 class Dense:

@@ -53,7 +53,7 @@ class Allowance:
         # Detached one by one: no_grad would cost as much as two operations, in every step.
         allowed = []
         for leaf, (rtol, atol) in zip(y, self._tolerances, strict=True):
-            size = leaf.detach().abs()
+            size = (leaf.detach() if leaf.requires_grad else leaf).abs()
             if size.dtype != rtol.dtype:
                 size = size.to(rtol.dtype)
             allowed.append(torch.addcmul(atol, rtol, size))
