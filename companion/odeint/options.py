@@ -101,22 +101,7 @@ def method_of(
         raise TypeError(f"{argument} must be a dictionary, got {type(options).__name__}")
     if name not in SCHEMES:
         raise ValueError(f"unknown method {name!r}: {suggestion(name, SCHEMES)}")
-    options = options or {}
-    known = _options_of(SCHEMES[name], name in ADAPTIVE)
-    if until_event and name in FIXED:
-        # An event may never come.
-        known = known | {"max_num_steps"}
-    if unknown := sorted(map(str, set(options) - known)):
-        raise ValueError(
-            f"{argument} has {', '.join(map(repr, unknown))}, which method {name!r} does not "
-            f"know: it takes {', '.join(sorted(known))}"
-        )
-    # torchdiffeq takes numbers as 0-dim tensors, too, and None for a default.
-    options = {
-        key: value if key in ("step_t", "jump_t") else number(value)
-        for key, value in options.items()
-        if value is not None
-    }
+    options = _known(name, argument, options, until_event) if options else {}
     with _in_its_words(argument):
         common = {
             "rtol": tolerance(f"{prefix}rtol", rtol, y0),
@@ -193,6 +178,27 @@ def options_of_adjoint(
             "a quadrature here and is not part of the state that a norm would see"
         )
     return {key: value for key, value in adjoint_options.items() if key != "norm"}
+
+
+def _known(
+    name: str, argument: str, options: Mapping[str, Any], until_event: bool
+) -> dict[str, Any]:
+    """The options, if the method knows them all, without those that are left to their default."""
+    known = _options_of(SCHEMES[name], name in ADAPTIVE)
+    if until_event and name in FIXED:
+        # An event may never come.
+        known = known | {"max_num_steps"}
+    if unknown := sorted(map(str, set(options) - known)):
+        raise ValueError(
+            f"{argument} has {', '.join(map(repr, unknown))}, which method {name!r} does not "
+            f"know: it takes {', '.join(sorted(known))}"
+        )
+    # torchdiffeq takes numbers as 0-dim tensors, too, and None for a default.
+    return {
+        key: value if key in ("step_t", "jump_t") else number(value)
+        for key, value in options.items()
+        if value is not None
+    }
 
 
 def _options_of(scheme: Scheme, adaptive: bool) -> set[str]:
