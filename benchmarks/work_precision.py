@@ -12,10 +12,6 @@ tolerance a method attains an error on the average, and the evaluations are inte
 tolerance.  Their ratio is averaged (geometric mean) over the errors that both contenders attain.
 A ratio below 1 says that companion needs fewer.
 
-torchdiffeq's adaptive_heun and fehlberg2 are not the Runge-Kutta methods of their tableaus: they
-take the last stage for the rates at the end of the step, although it was evaluated at the embedded
-solution and not at the one that they go on from.  That saves one evaluation a step.
-
 torchdiffeq interpolates at the last time, too.  Where that error opposes the error of the steps, as
 with bosh3 on A5, the error at the end flatters it; made to end a step there (its option step_t),
 it needs as many evaluations as companion.

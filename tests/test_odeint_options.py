@@ -570,3 +570,25 @@ def test_an_event_that_never_comes_ends_by_the_number_of_steps():
             options={"step_size": 0.1, "max_num_steps": 50},
             event_fn=lambda t, y: y.sum() + 1e3,
         )
+
+
+@pytest.mark.parametrize("method", ["adaptive_heun", "fehlberg2"])
+def test_methods_that_take_their_last_stage_for_the_rates_at_the_end(method):
+    """They need an evaluation less a step, as torchdiffeq's, and keep their order."""
+
+    def solved(library, tolerance):
+        calls = []
+
+        def f(t, y):
+            calls.append(1)
+            return torch.cos(t) * y
+
+        span = torch.tensor([0.0, 5.0], dtype=F64)
+        y = library.odeint(f, Y0, span, method=method, rtol=tolerance, atol=tolerance)
+        return float((y[-1] - Y0 * math.exp(math.sin(5.0))).abs().max()), len(calls)
+
+    (rough, few), (fine, many) = (solved(companion, tolerance) for tolerance in (1e-3, 1e-6))
+    assert math.log(rough / fine) / math.log(many / few) > 1.8
+    (their_error, theirs) = solved(torchdiffeq, 1e-6)
+    assert many < 1.1 * theirs
+    assert fine < 2 * their_error

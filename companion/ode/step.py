@@ -49,7 +49,7 @@ def runge_kutta_step(
     for row, node in tableau.later_stages:
         at = add(y, stages, row, h)
         stages.append(field(t + node * h, at))
-    last = stages[-1] if tableau.fsal else None
+    last = stages[-1] if tableau.fsal or tableau.reuses_last else None
     # With first same as last, the last stage was evaluated at y1: no need to form it again.
     y1 = at if tableau.fsal else combine(y, stages, tableau.solution_weights, h)
     error = None

@@ -45,6 +45,10 @@ class Tableau:
             is not first-same-as-last), the coefficients of :math:`\theta, \theta^2, \ldots` of
             its weight inside the step.  None takes the cubic Hermite polynomial through both
             ends, or, where the first stage is not ``f(t0, y0)``, what `interpolatory` gives.
+        reuses_last: whether the last stage stands for ``f(t1, y1)`` although it was evaluated at
+            another state, so that a step costs one evaluation less: the PEC mode of predictor-
+            corrector methods.  The steps are then not those of a Runge-Kutta method: what the
+            tableau's orders say holds for a single one.
         rounding: the largest amount by which an order condition of ``b``, of the embedded method
             or of ``dense`` fails, because the source gives rounded coefficients; zero if all hold
             exactly.
@@ -64,6 +68,7 @@ class Tableau:
     embedded_order: int | None = None
     dense: tuple[Row, ...] | None = None
     rounding: Fraction = Fraction(0)
+    reuses_last: bool = False
 
     def __post_init__(self) -> None:
         for entry in chain(self.b, self.error or (), *self.a, *(self.dense or ())):

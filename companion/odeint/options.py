@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -37,10 +38,12 @@ FIXED: dict[str, Scheme] = {
     **_by_name("implicit_euler", "implicit_midpoint", "trapezoid", "gl4", "gl6"),
     **_by_name("radauIIA3", "radauIIA5", "sdirk2", "trbdf2"),
 }
-#: Methods that choose their steps; those of the last row are not torchdiffeq's.
+#: Methods that choose their steps; those of the last row are not torchdiffeq's.  The first two
+#: are so in torchdiffeq: they take their last stage for the rates at the end of the step.
 ADAPTIVE: dict[str, Scheme] = {
-    "adaptive_heun": METHODS["heun"],
-    **_by_name("fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8"),
+    "adaptive_heun": replace(METHODS["heun"], reuses_last=True),
+    "fehlberg2": replace(METHODS["fehlberg2"], reuses_last=True),
+    **_by_name("bosh3", "dopri5", "tsit5", "dopri8"),
     **_by_name("vern7", "kvaerno3", "kvaerno5", "kencarp4"),
 }
 SCHEMES: dict[str, Scheme] = {**ADAPTIVE, **FIXED, "scipy_solver": SciPy()}
