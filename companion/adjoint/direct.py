@@ -18,7 +18,8 @@ class Direct:
 
     The gradient is that of the numbers the solver returned, exact to rounding.  Memory grows
     with the number of evaluations of f.  Step sizes are constants for the gradient, but for the
-    parts of steps that the times in t cut off: for those it is exact as well.
+    parts of steps that the times in t cut off: for those it is exact as well, except that Adams
+    methods take their weights for constants.
     """
 
     def __call__(self, problem: Problem, stats: Stats) -> Path:
