@@ -31,6 +31,7 @@ from companion.adjoint.trees import detached, tensors_in
 from companion.ode.begin import begin
 from companion.ode.control import PID
 from companion.ode.field import Field, Leaves, Time
+from companion.ode.final import final
 from companion.ode.integrate import Path, integrate
 from companion.ode.method import Control, Method, Scheme
 from companion.ode.norm import Tolerance, of_leaf, rms_norm
@@ -40,6 +41,10 @@ from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
 from companion.ode.tolerance import of_leaves, require_allowance
 
+NO_SECOND_DERIVATIVE = (
+    "the continuous adjoint has no second derivative here: use gradient='direct' (odeint), which "
+    "has derivatives of every order"
+)
 #: A reconstructed state that is off by more than this part of the solution's size, and by more
 #: than this many tolerances, makes a gradient unreliable.
 LARGEST_DRIFT, MOST_TOLERANCES = 1e-2, 1e3
@@ -266,11 +271,10 @@ class _Backsolve(torch.autograd.Function):
             results = _Backsolve._gradients(ctx, *grads)
         if not torch.is_grad_enabled():
             return results
-        # With create_graph=True.  `once_differentiable` would refuse a second derivative only
-        # where the incoming gradients require one, and else return a constant without a word.
+        # With create_graph=True.
         found = [x for x in results if x is not None]
-        final = iter(_Final.apply(len(found), *found, *grads, *ctx.saved_tensors))
-        return tuple(x if x is None else next(final) for x in results)
+        finals = iter(final(found, (*grads, *ctx.saved_tensors), NO_SECOND_DERIVATIVE))
+        return tuple(x if x is None else next(finals) for x in results)
 
     @staticmethod
     def _gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -303,21 +307,6 @@ class _Backsolve(torch.autograd.Function):
             # An event's time is not one of those asked for, and these may not all be reached.
             t_grad = torch.cat([t_grad[: ctx.asked], t_grad.new_zeros(len(problem.t) - ctx.asked)])
         return None, None, None, None, t_grad, *others
-
-
-class _Final(torch.autograd.Function):
-    """The identity on gradients, refusing to differentiate them; what they depend on comes last."""
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(value.clone() for value in values[:count])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        raise RuntimeError(
-            "the continuous adjoint has no second derivative here: use gradient='direct' (odeint), "
-            "which has derivatives of every order"
-        )
 
 
 def _solve_backwards(

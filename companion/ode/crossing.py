@@ -78,8 +78,13 @@ class Conditions:
         time = torch.as_tensor(t, dtype=self.time_dtype, device=first.device)
         y = tree_unflatten(leaves, self.spec)
         values = [self._value(i, e, time, y) for i, e in enumerate(self.events)]
-        if not self.columns:
-            self.columns = [(i, j) for i, v in enumerate(values) for j in range(len(v))]
+        columns = [(i, j) for i, v in enumerate(values) for j in range(len(v))]
+        if self.columns and columns != self.columns:
+            raise ValueError(
+                "the conditions of the events returned another number of values than before, "
+                f"{len(columns)} instead of {len(self.columns)}: let each return one shape always"
+            )
+        self.columns = columns
         return values[0] if len(values) == 1 else torch.cat(values)
 
     def _value(self, i: int, event: Event, t: Tensor, y: Any) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from companion.ode.crossing import Conditions, Crossing
 from companion.ode.errors import GrazingEvent
 from companion.ode.field import Field, Leaves
+from companion.ode.final import final
 from companion.ode.read_back import is_differentiated
 
 NO_SECOND_DERIVATIVE = "the time of an event has no second derivative here: differentiate it once"
@@ -106,33 +107,8 @@ class _Once(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return grads
         # With create_graph=True, which torch.func.grad always sets.
-        return _Final.apply(*grads, *ctx.saved_tensors)[: len(grads)]
+        return final(grads, ctx.saved_tensors, NO_SECOND_DERIVATIVE)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:
         return tuple(tangent.clone() for tangent in tangents)
-
-
-class _Final(torch.autograd.Function):
-    """The identity on derivatives and the values they belong to, which cannot be differentiated.
-
-    The values make sure that nothing that depends on them goes around this function.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(value.clone() for value in values)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept; torch.func's transforms ask for this method."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, ...]:
-        raise RuntimeError(NO_SECOND_DERIVATIVE)

@@ -1,14 +1,12 @@
 """Batches solved sample by sample: nothing in a batch changes what another sample gets."""
 
 import math
-from collections import Counter
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from companion import FixedStep, solve
@@ -23,6 +21,7 @@ from companion.ode.batched.control import BatchedPID
 from companion.ode.control import PRESETS, START
 from companion.ode.field import Field, time_dtype
 from companion.ode.method import Method
+from tests.ode.operations import Operations
 from tests.ode.problems import F64, forced, forced_reference
 
 METHODS = ["heun", "bosh3", "dopri5", "tsit5", "dopri8"]
@@ -372,18 +371,6 @@ def test_one_time_and_no_samples():
     assert stats.rejected.shape == (0,)
     y, _ = solve_batch(decay, Y0[:, :0], [0.0, 0.5, 1.0])
     assert y.shape == (3, 7, 0)
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations, and tensors that are brought to the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 class ReadBacks(TorchFunctionMode):

@@ -1,26 +1,13 @@
 """What a step costs beyond f, in counts: operations, and read-backs that would stop a GPU."""
 
-from collections import Counter
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from companion import FixedStep, solve
+from tests.ode.operations import Operations
 
 Y0 = torch.ones(64, 2)
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that reach the device."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def count(times, **options):

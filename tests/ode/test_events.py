@@ -662,3 +662,14 @@ def test_a_condition_of_time_alone_in_double_precision():
 def test_a_change_of_sign_without_a_smooth_zero(condition, time):
     sol = solve(one, torch.zeros((), dtype=F64), [0.0, 10.0], event=lambda t, y: condition(t))
     assert float(sol.event.t) == pytest.approx(time, abs=1e-12)
+
+
+def test_a_condition_must_keep_its_shape():
+    calls = []
+
+    def condition(t, y):
+        calls.append(1)
+        return (y if len(calls) < 4 else y[:1]) - 0.5
+
+    with pytest.raises(ValueError, match="another number of values than before, 1 instead of 2"):
+        solve(lambda t, y: -y, torch.tensor([1.0, 2.0]), [0.0, math.inf], event=condition)

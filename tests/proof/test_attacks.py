@@ -118,8 +118,7 @@ def test_a_derivative_by_a_function_in_one_argument_is_no_riddle():
     z, f = sp.Function("z"), sp.Function("f")
     x = sp.Symbol("x", real=True)
     theorem = Theorem("chain", "f' = ...", hypotheses="f, z in C^1")
-    theorem.prove(
-        "one way",
-        f(z(t), t).diff(t),
-        (f(x, t).diff(x).subs(x, z(t)) * z(t).diff(t) + f(x, t).diff(t).subs(x, z(t))),
-    )
+    along = f(x, t).diff(x).subs(x, z(t)) * z(t).diff(t)
+    theorem.prove("one way", f(z(t), t).diff(t), along + f(x, t).diff(t).subs(x, z(t)))
+    with pytest.raises(Disproved):
+        theorem.prove("the explicit t forgotten", f(z(t), t).diff(t), along)
