@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest
 import sympy as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
