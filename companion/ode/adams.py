@@ -12,10 +12,9 @@ Moulton's of order k goes through :math:`f_{n+1}` and k - 1 past values, and has
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Integral
 
-from companion.ode.tableau import Number, Row, integral, lagrange
+from companion.ode.tableau import Number, integral, lagrange
 
 HIGHEST = 12
 
@@ -49,16 +48,6 @@ class Adams:
     @property
     def name(self) -> str:
         return "implicit_adams" if self.implicit else "explicit_adams"
-
-
-def bashforth(order: int) -> Row:
-    """Weights of the values of f now, one step ago, two steps ago, ..."""
-    return tuple(map(sum, inside(tuple(Fraction(-j) for j in range(order)))))
-
-
-def moulton(order: int) -> Row:
-    """Weights of the values of f at the end of the step, now, one step ago, ..."""
-    return tuple(map(sum, inside(tuple(Fraction(1 - j) for j in range(order)))))
 
 
 def inside(nodes: tuple[Number | float, ...]) -> tuple[tuple[Number | float, ...], ...]:

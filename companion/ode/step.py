@@ -45,7 +45,7 @@ def runge_kutta_step(
         h: step size, negative when time runs backwards.
     """
     stages = [f0]
-    add = _add_live if isinstance(h, Tensor) else _add
+    add = _add_out_of_place if isinstance(h, Tensor) else _add
     for row, node in tableau.later_stages:
         at = add(y, stages, row, h)
         stages.append(field(t + node * h, at))
@@ -63,7 +63,7 @@ def combine(
 ) -> Leaves:
     """``y + h * sum(w_j * stages[j])``, leaf by leaf."""
     live = isinstance(h, Tensor) or (weights and isinstance(weights[0][1], Tensor))
-    return (_add_live if live else _add)(y, stages, weights, h)
+    return (_add_out_of_place if live else _add)(y, stages, weights, h)
 
 
 def _add(
@@ -90,12 +90,14 @@ def _add(
 
 
 def _add_out_of_place(
-    y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, float]], h: float
+    y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, Time]], h: Time
 ) -> Leaves:
+    """The same where the size of the step, or a time inside it, may have a gradient."""
     sums = list(y)
     for j, w in weights:
+        size = w * h
         sums = [
-            torch.add(total, rate, alpha=w * h)
+            total + (size.to(total.device) if isinstance(size, Tensor) else size) * rate
             for total, rate in zip(sums, stages[j], strict=False)
         ]
     return sums
@@ -107,17 +109,3 @@ def weighted_sum(
     """``h * sum(w_j * stages[j])`` for the first ``count`` leaves."""
     (j, w), *rest = weights
     return combine([rate * (w * h) for rate in stages[j][:count]], stages, rest, h)
-
-
-def _add_live(
-    y: Leaves, stages: Sequence[Leaves], weights: Sequence[tuple[int, Time]], h: Time
-) -> Leaves:
-    """The same where the size of the step, or a time inside it, has a gradient."""
-    sums = list(y)
-    for j, w in weights:
-        size = w * h
-        sums = [
-            total + size.to(total.device) * rate
-            for total, rate in zip(sums, stages[j], strict=False)
-        ]
-    return sums

@@ -9,10 +9,20 @@ import torch
 
 from companion import Backsolve, FixedStep, solve
 from companion.ode import Adams, FixedGrid, NotConverged, TooManySteps
-from companion.ode.adams import bashforth, inside, moulton
+from companion.ode.adams import inside
 from tests.ode.problems import F64, forced, forced_reference
 
 Y0 = torch.tensor([1.0, -0.5], dtype=F64)
+
+
+def bashforth(order):
+    """Weights of the values of f now, one step ago, two steps ago, ..."""
+    return tuple(map(sum, inside(tuple(Fraction(-j) for j in range(order)))))
+
+
+def moulton(order):
+    """Weights of the values of f at the end of the step, now, one step ago, ..."""
+    return tuple(map(sum, inside(tuple(Fraction(1 - j) for j in range(order)))))
 
 
 @pytest.mark.parametrize("order", range(1, 13))
