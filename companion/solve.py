@@ -81,6 +81,8 @@ def solve(
             SciPy's solvers.
         step_t: times at which a step must end; for Runge-Kutta methods with steps that adapt.
         jump_t: times at which f jumps: steps end there, and each sees f on its own side only.
+            Tensors that require grad get the sensitivity to the time of the jump,
+            :math:`\langle a(\tau), f(\tau^-) - f(\tau^+) \rangle`.
         first_step: size of the first of steps that adapt; None chooses it.
         max_steps: steps tried before the solve is given up.
         batched: whether the first axis of the state is a batch whose samples are independent:

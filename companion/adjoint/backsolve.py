@@ -15,23 +15,18 @@ Unlike the integral of :math:`-a\,\partial f/\partial t`, these hold where f jum
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
-from torch.utils._pytree import tree_leaves
 
-from companion.adjoint.captured import captured, parameters_of
-from companion.adjoint.trees import detached, tensors_in
+from companion.adjoint.own_backward import Gradients, OwnBackward, Record
 from companion.ode.begin import begin
 from companion.ode.control import PID
 from companion.ode.field import Field, Leaves, Time
-from companion.ode.final import final
 from companion.ode.integrate import Path, integrate
 from companion.ode.method import Control, Method, Scheme
 from companion.ode.norm import Tolerance, of_leaf, rms_norm
@@ -41,10 +36,6 @@ from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
 from companion.ode.tolerance import of_leaves, require_allowance
 
-NO_SECOND_DERIVATIVE = (
-    "the continuous adjoint has no second derivative here: use gradient='direct' (odeint), which "
-    "has derivatives of every order"
-)
 #: A reconstructed state that is off by more than this part of the solution's size, and by more
 #: than this many tolerances, makes a gradient unreliable.
 LARGEST_DRIFT, MOST_TOLERANCES = 1e-2, 1e3
@@ -58,7 +49,7 @@ class LostStateWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Backsolve:
+class Backsolve(OwnBackward):
     """Optimise, then discretise: solve the adjoint equations backwards in time.
 
     Memory does not grow with the number of steps: only the states at the output times are kept,
@@ -78,14 +69,8 @@ class Backsolve:
         step_t, jump_t: as in `companion.solve`; None takes those of the forward solve, as far
             as the method of the backward solve knows them.
         max_iterations: most iterations of an implicit method for its stages.
-        params: exactly the tensors, besides y0 and those in args, whose gradients are wanted;
-            they may be results of other computations.  None finds them: what f holds (as a
-            module, in closures, attributes, defaults, globals) and what one traced evaluation
-            at the initial state uses.
         observers: told about every step of the backward solve.
-
-    Raises:
-        TypeError: if ``params`` is not an iterable of tensors.
+        params: see `OwnBackward`.
     """
 
     method: Scheme | str | None = None
@@ -97,54 +82,17 @@ class Backsolve:
     step_t: Sequence[float] | Tensor | None = None
     jump_t: Sequence[float] | Tensor | None = None
     max_iterations: int | None = None
-    params: Iterable[Tensor] | None = None
     observers: tuple[Observer, ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.params is None:
-            return
-        if isinstance(self.params, Tensor) or not isinstance(self.params, Iterable):
-            raise TypeError(
-                "Backsolve: params must be an iterable of tensors, got "
-                f"{type(self.params).__name__}: write params=(x,)"
-            )
-        # A tensor named twice would have twice its gradient.
-        params = tuple({id(p): p for p in self.params}.values())
-        for p in params:
-            if not isinstance(p, Tensor):
-                raise TypeError(f"Backsolve: params holds a {type(p).__name__}, expected tensors")
-        object.__setattr__(self, "params", params)
-
-    def __call__(self, problem: Problem, stats: Stats) -> Path:
+    def check(self, problem: Problem) -> None:
         try:
             self.method_after(problem, None)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Backsolve: {error}") from error
-        inputs = tree_leaves((problem.y0, problem.t, problem.args))
-        if any(isinstance(x, Tensor) and unpack_dual(x).tangent is not None for x in inputs):
-            raise ValueError(
-                "Backsolve runs backwards only: forward-mode derivatives (torch.func.jvp) need "
-                "gradient='direct'"
-            )
-        params: list[Tensor] = []
-        if torch.is_grad_enabled():
-            if self.params is not None:
-                params = [p for p in self.params if p.requires_grad]
-            else:
-                params = parameters_of(problem.f, problem.args)
-                params += captured(problem, params, stats)
-        arguments = tensors_in(problem.args)
-        # The solves work with arguments of their own, which the graph outside does not reach.
-        inner = replace(problem, args=detached(problem.args))
-        tensors = [problem.t, *problem.y0, *arguments, *params]
-        if problem.dense and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            raise ValueError(
-                "Backsolve has no gradient for the dense output: use gradient='direct', leave "
-                "dense out and put the times wanted into t, or solve under torch.no_grad()"
-            )
-        paths: list[Path] = []
-        leaves = _Backsolve.apply(inner, self, stats, paths, *tensors)
-        return replace(paths[0], leaves=list(leaves))
+
+    def record(self, problem: Problem, stats: Stats) -> Record:
+        path = integrate(problem, list(problem.y0), problem.times, stats)
+        return _BacksolveRecord(problem, self.method_after(problem, path.size), path)
 
     def method_after(self, problem: Problem, last_size: float | None) -> Method:
         """How to step backwards after a forward solve that ended with steps of this size."""
@@ -236,77 +184,38 @@ class _AdjointField:
         return [*rates, *adjoint_rates, *pulled[half:]]
 
 
-class _Backsolve(torch.autograd.Function):
-    """Inputs after t: the leaves of y0, the tensors of args that require grad, parameters."""
+class _BacksolveRecord(Record):
+    """How to solve backwards; the states at the output times are all that it starts from."""
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        problem: Problem,
-        strategy: Backsolve,
+    def __init__(self, problem: Problem, method: Method, path: Path) -> None:
+        super().__init__(path)
+        self.problem, self.method, self.times = problem, method, path.times
+
+    def pull_back(
+        self,
+        kept: Sequence[Tensor],
+        outputs: Leaves,
+        grads: Leaves,
+        wanted: Sequence[Tensor],
         stats: Stats,
-        paths: list[Path],
-        t: Tensor,
-        *inputs: Tensor,
-    ) -> tuple[Tensor, ...]:
-        path = integrate(problem, list(problem.y0), problem.times, stats)
-        paths.append(path)
-        # The states are outputs of this function: to keep them here, too, would be a cycle.
-        ctx.times, ctx.asked = path.times, len(path.times) - (path.crossing is not None)
-        ctx.problem, ctx.stats = problem, stats
-        ctx.method = strategy.method_after(problem, path.size)
-        # The backward solve must evaluate the f that the forward solve evaluated.
-        device = problem.y0[0].device.type
-        ctx.autocast = torch.autocast(
-            device,
-            dtype=torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
+        *,
+        wants_times: bool,
+        wants_jumps: bool,
+    ) -> Gradients:
+        scale = _scale(grads, self.method)
+        found = _solve_backwards(
+            self.problem,
+            self.times,
+            self.method,
+            stats,
+            outputs,
+            [grad / scale for grad in grads],
+            wanted,
+            wants_times=wants_times,
         )
-        ctx.save_for_backward(*path.leaves, *inputs[len(problem.y0) :])
-        return tuple(path.leaves)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            results = _Backsolve._gradients(ctx, *grads)
-        if not torch.is_grad_enabled():
-            return results
-        # With create_graph=True.
-        found = [x for x in results if x is not None]
-        finals = iter(final(found, (*grads, *ctx.saved_tensors), NO_SECOND_DERIVATIVE))
-        return tuple(x if x is None else next(finals) for x in results)
-
-    @staticmethod
-    def _gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        problem, n = ctx.problem, len(ctx.problem.y0)
-        saved = ctx.saved_tensors
-        outputs, inputs = saved[:n], saved[n:]
-        arguments = tensors_in(problem.args)
-        wanted = [*arguments, *inputs[len(arguments) :]]
-        largest = [float(grad.abs().max()) for grad in grads if grad.numel()]
-        if not all(map(math.isfinite, largest)):
-            # What comes after a loss without a gradient has none either.
-            lost = [torch.full_like(x, math.nan) for x in (problem.t, *problem.y0, *wanted)]
-            return None, None, None, None, *lost
-        scale = _scale(max(largest, default=0.0), ctx.method)
-
-        ctx.stats.backward = Stats()
-        with ctx.autocast:
-            results = _solve_backwards(
-                problem,
-                ctx.times,
-                ctx.method,
-                ctx.stats.backward,
-                outputs,
-                [grad / scale for grad in grads],
-                wanted,
-                wants_times=ctx.needs_input_grad[4],
-            )
-        t_grad, *others = (x if x is None else x * scale for x in results)
-        if t_grad is not None:
-            # An event's time is not one of those asked for, and these may not all be reached.
-            t_grad = torch.cat([t_grad[: ctx.asked], t_grad.new_zeros(len(problem.t) - ctx.asked)])
-        return None, None, None, None, t_grad, *others
+        t_grad, *others = (x if x is None else x * scale for x in found)
+        n = len(outputs)
+        return Gradients(t_grad, None, others[:n], others[n:])
 
 
 def _solve_backwards(
@@ -351,18 +260,19 @@ def _solve_backwards(
     else:
         # The value at t0 itself is y0, whatever t0 is: g_0 has no part in dL/dt0.
         time_grads.append(-_inner(adjoint, march.rates))
-        t_grad = torch.stack(time_grads[::-1]).to(problem.t)
+        t_grad = torch.stack(time_grads[::-1])
     if len(times) > 1:
         adjoint = [a + grad[0] for a, grad in zip(adjoint, grads, strict=True)]
     return [t_grad, *adjoint, *integrals]
 
 
-def _scale(largest: float, method: Method) -> float:
+def _scale(grads: Leaves, method: Method) -> float:
     """What to divide a small loss by, so that atol does not hide its gradient.
 
     The adjoint is linear in the gradient of the loss, and the error allowed to it is atol even
     where it is smaller than atol.  It is scaled up to at least ``SMALLEST_GRADIENT`` times atol.
     """
+    largest = max((float(grad.abs().max()) for grad in grads if grad.numel()), default=0.0)
     parts = method.atol if isinstance(method.atol, Sequence) else (method.atol,)
     atol = max(float(torch.as_tensor(part).max()) for part in parts)
     return min(1.0, largest / (SMALLEST_GRADIENT * atol)) if largest and atol else 1.0

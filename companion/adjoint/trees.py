@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -11,12 +13,16 @@ def tensors_in(args: tuple) -> list[Tensor]:
     return [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.requires_grad]
 
 
+def substituted(args: tuple, tensors: Sequence[Tensor]) -> tuple:
+    """The same pytree with others in the place of its tensors that require grad, in order."""
+    others = iter(tensors)
+
+    def other(x: object) -> object:
+        return next(others) if isinstance(x, Tensor) and x.requires_grad else x
+
+    return tree_map(other, args)
+
+
 def detached(args: tuple) -> tuple:
     """The same pytree; tensors that require grad become leaves of a graph of their own."""
-
-    def fresh(x: object) -> object:
-        if isinstance(x, Tensor) and x.requires_grad:
-            return x.detach().requires_grad_()
-        return x
-
-    return tree_map(fresh, args)
+    return substituted(args, [x.detach().requires_grad_() for x in tensors_in(args)])

@@ -53,8 +53,10 @@ class AdaptiveMarch(RungeKuttaMarch):
             if self.t in self._jumps:
                 self._rates = None
         stop = self._next_stop(end) if self._stops else end
-        # Only a target that ends the solve can be the end of a step.
-        stop_node = node if stop == target == end and node is not None else stop
+        # Only a target that ends the solve can be the end of a step, and so can a jump time.
+        stop_node = self.method.jump_nodes.get(stop, stop)
+        if stop == target == end and node is not None:
+            stop_node = node
         control = self.method.control
         left = abs(stop - self.t)
         smallest = 10 * math.ulp(max(abs(self.t), 0.0 if math.isinf(stop) else abs(stop)))

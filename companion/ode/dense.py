@@ -74,20 +74,24 @@ class Dense:
     Args:
         pieces: the steps from first to last, without a gap.
         end: where the solution ends, the end of the last step or a time inside it.
+
+    Attributes:
+        knots: ends of the steps in increasing order, negated where time runs backwards.
+        starts, sizes: of every step its beginning and its size, float64 of shape (N,).
+        coefficients: for every power of theta the leaves, each with a leading axis over the
+            steps.
     """
 
     def __init__(self, pieces: Sequence[Piece], end: float) -> None:
         self._backwards = pieces[-1].t1 < pieces[0].t0
         knots = [*(p.t0 for p in pieces), end]
-        #: Ends of the steps in increasing order, negated where time runs backwards.
-        self._knots = torch.tensor(
+        self.knots = torch.tensor(
             [-t for t in knots] if self._backwards else knots, dtype=torch.float64
         )
-        self._starts = _stacked([p.start for p in pieces])
-        self._sizes = _stacked([p.h for p in pieces])
+        self.starts = _stacked([p.start for p in pieces])
+        self.sizes = _stacked([p.h for p in pieces])
         polynomials = [[p.y, *p.coefficients()] for p in pieces]
-        #: For every power of theta the leaves, each with a leading axis over the pieces.
-        self._coefficients = [
+        self.coefficients = [
             [torch.stack(leaves) for leaves in zip(*power, strict=True)]
             for power in zip(*polynomials, strict=True)
         ]
@@ -102,7 +106,7 @@ class Dense:
         ordered = (-times if self._backwards else times).detach().to("cpu").contiguous()
         if t.numel():
             low, high = float(ordered.min()), float(ordered.max())
-            first, last = float(self._knots[0]), float(self._knots[-1])
+            first, last = float(self.knots[0]), float(self.knots[-1])
             # The end of the solve, rounded to the dtype of t, is not outside.
             slack = _resolution(t.dtype) * max(abs(first), abs(last))
             if not (first - slack <= low and high <= last + slack):
@@ -112,12 +116,12 @@ class Dense:
                     f"t holds {sign * outside:.10g}, which is outside of the solution from "
                     f"{sign * first:.10g} to {sign * last:.10g}"
                 )
-        index = torch.searchsorted(self._knots, ordered, right=True) - 1
-        index = index.clamp(min=0, max=len(self._knots) - 2)
-        device = self._coefficients[0][0].device
-        theta = (times.to(self._starts.device) - self._starts[index]) / self._sizes[index]
+        index = torch.searchsorted(self.knots, ordered, right=True) - 1
+        index = index.clamp(min=0, max=len(self.knots) - 2)
+        device = self.coefficients[0][0].device
+        theta = (times.to(self.starts.device) - self.starts[index]) / self.sizes[index]
         index, theta = index.to(device), theta.to(device)
-        powers = reversed(self._coefficients)
+        powers = reversed(self.coefficients)
         values = [leaf[index] for leaf in next(powers)]
         for leaves in powers:
             values = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
@@ -17,6 +18,7 @@ from companion.ode.control import PID, PRESETS, FixedGrid, FixedStep, require_nu
 from companion.ode.field import Leaves
 from companion.ode.norm import Norm, rms_norm
 from companion.ode.observe import Observer
+from companion.ode.read_back import is_differentiated, read_all
 from companion.ode.scipy_solver import SOLVERS, SciPy
 from companion.ode.tableau import Tableau
 from companion.ode.tableaus import METHODS
@@ -51,8 +53,11 @@ class Method:
         max_steps: number of steps tried before `TooManySteps`.
         step_t: times at which a step must end.
         jump_t: times at which f jumps: steps end there, and f is evaluated on their side only.
+            A tensor, or tensors among the numbers, may require grad.
         max_iterations: iterations that an implicit method may take for its stages.
         observers: told about every step.
+        jump_nodes: the jump times whose gradients are wanted, as 0-dim float64 tensors, by their
+            values; made from ``jump_t``.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what was expected.
@@ -69,6 +74,7 @@ class Method:
     jump_t: Sequence[float] | Tensor = ()
     max_iterations: int = 20
     observers: tuple[Observer, ...] = field(default=(), compare=False)
+    jump_nodes: Mapping[float, Tensor] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scheme", find_scheme(self.scheme))
@@ -90,8 +96,14 @@ class Method:
                 raise TypeError(f"{name} must be an int, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("step_t", "jump_t"):
-            object.__setattr__(self, name, _check_stops(name, getattr(self, name)))
+        jumps = _joined(self.jump_t)
+        if isinstance(jumps, Tensor) and is_differentiated(jumps):
+            nodes = jumps.reshape(-1).double().unbind()
+            values = read_all(jumps.reshape(-1), "jump_t")
+            object.__setattr__(self, "jump_nodes", dict(zip(values, nodes, strict=True)))
+            jumps = values
+        object.__setattr__(self, "jump_t", _check_stops("jump_t", jumps))
+        object.__setattr__(self, "step_t", _check_stops("step_t", self.step_t))
         stops = [*self.step_t, *self.jump_t]
         if len(set(stops)) < len(stops):
             raise ValueError(
@@ -140,10 +152,19 @@ def _find_control(control: Control | str | None, scheme: Scheme) -> Control | No
     return control
 
 
+def _joined(times: Any) -> Any:
+    """Times among which there are tensors as one tensor, which keeps their graphs."""
+    if isinstance(times, (tuple, list)) and any(isinstance(time, Tensor) for time in times):
+        return torch.stack([torch.as_tensor(time, dtype=torch.float64) for time in times])
+    return times
+
+
 def _check_stops(name: str, times: Any) -> tuple[float, ...]:
     if isinstance(times, Tensor):
         if times.requires_grad:
-            raise ValueError(f"{name} requires grad, but no gradient flows to the times in it")
+            raise ValueError(
+                f"{name} requires grad, but where a step ends changes nothing: detach it"
+            )
         times = times.reshape(-1).tolist()
     if isinstance(times, str) or not isinstance(times, Iterable):
         raise TypeError(

@@ -1,0 +1,297 @@
+"""What the strategies with a backward pass of their own have in common.
+
+Such a strategy solves without a graph and remembers what it needs.  To PyTorch the solve is one
+operation, whose inputs are everything that a gradient may be wanted of.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+from torch.utils._pytree import tree_leaves
+
+from companion.adjoint.again import differentiable
+from companion.adjoint.captured import captured, parameters_of
+from companion.adjoint.trees import detached, substituted, tensors_in
+from companion.ode.field import Leaves
+from companion.ode.final import final
+from companion.ode.integrate import Path
+from companion.ode.problem import Problem
+from companion.ode.solution import Stats
+
+
+class Gradients(NamedTuple):
+    """The gradients of a loss; None for those that nobody wants.
+
+    Attributes:
+        times: with respect to the times of the states that were asked for, shape (T,).
+        jumps: with respect to the jump times of f, in the order of ``method.jump_t``.
+        y0: the leaves of the initial state.
+        wanted: the tensors in the arguments of f, and then the parameters; None stands for zero.
+    """
+
+    times: Tensor | None
+    jumps: Tensor | None
+    y0: Leaves
+    wanted: Sequence[Tensor | None]
+
+
+class Record(ABC):
+    """What a strategy remembers of one forward solve.
+
+    Attributes:
+        path: the solution, made without a graph.
+        kept: the tensors that the backward pass needs, besides the solution and the inputs.
+    """
+
+    #: Whether `solve_again` gives derivatives of higher order.
+    higher_order: ClassVar[bool] = False
+
+    def __init__(self, path: Path, kept: Sequence[Tensor] = ()) -> None:
+        self.path, self.kept = path, kept
+
+    def solve_again(self, t: Tensor, jumps: Leaves, y0: Leaves, args: tuple) -> Leaves:
+        """The states once more, with a graph whose derivatives this strategy's gradients are.
+
+        Args:
+            t: the times.
+            jumps: the live jump times.
+            y0: leaves of the initial state.
+            args: arguments of f.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def pull_back(
+        self,
+        kept: Sequence[Tensor],
+        outputs: Leaves,
+        grads: Leaves,
+        wanted: Sequence[Tensor],
+        stats: Stats,
+        *,
+        wants_times: bool,
+        wants_jumps: bool,
+    ) -> Gradients:
+        """From the gradients with respect to the states to those with respect to everything else.
+
+        Called without a graph, and with the autocast mode of the forward solve.
+
+        Args:
+            kept: see above.
+            outputs: the states at ``path.times``.
+            grads: the gradients of the loss with respect to them.
+            wanted: the tensors of the arguments that require grad, and then the parameters of f.
+            stats: where the evaluations of the backward pass are counted.
+            wants_times: whether the gradients with respect to the times are wanted.
+            wants_jumps: the same of the jump times.
+        """
+
+
+@dataclass(frozen=True)
+class OwnBackward(ABC):
+    """A strategy that does not record a graph of its solve.
+
+    Args:
+        params: exactly the tensors, besides y0, the times and the tensors in args, whose gradients
+            are wanted; they may be results of other computations.  None finds them: what f holds
+            (as a module, in closures, attributes, defaults, globals) and what one traced
+            evaluation at the initial state uses.
+
+    Raises:
+        TypeError: if ``params`` is not an iterable of tensors.
+    """
+
+    params: Iterable[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.params is None:
+            return
+        name = type(self).__name__
+        if isinstance(self.params, Tensor) or not isinstance(self.params, Iterable):
+            raise TypeError(
+                f"{name}: params must be an iterable of tensors, got "
+                f"{type(self.params).__name__}: write params=(x,)"
+            )
+        # A tensor named twice would have twice its gradient.
+        params = tuple({id(p): p for p in self.params}.values())
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{name}: params holds a {type(p).__name__}, expected tensors")
+        object.__setattr__(self, "params", params)
+
+    @abstractmethod
+    def check(self, problem: Problem) -> None:
+        """Refuse what this strategy cannot serve, before anything is solved.
+
+        Raises:
+            TypeError, ValueError: naming what would work.
+        """
+
+    @abstractmethod
+    def record(self, problem: Problem, stats: Stats) -> Record:
+        """Solve, without a graph."""
+
+    def __call__(self, problem: Problem, stats: Stats) -> Path:
+        self.check(problem)
+        name, jumps = type(self).__name__, list(problem.method.jump_nodes.values())
+        given = tree_leaves((problem.y0, problem.t, problem.args, jumps))
+        if any(isinstance(x, Tensor) and unpack_dual(x).tangent is not None for x in given):
+            raise ValueError(
+                f"{name} runs backwards only: forward-mode derivatives "
+                "(torch.func.jvp) need gradient='direct'"
+            )
+        arguments, params = tensors_in(problem.args), self._parameters(problem, stats)
+        inputs = [problem.t, *jumps, *problem.y0, *arguments, *params]
+        # What was made in inference mode cannot be saved for a backward pass, its copy can.
+        inputs = [x.clone() if x.is_inference() else x for x in inputs]
+        wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+        if problem.dense and wants_gradient:
+            raise ValueError(
+                f"{name} has no gradient for the dense output: use gradient='direct', leave dense "
+                "out and put the times wanted into t, or solve under torch.no_grad()"
+            )
+        # The solves work with arguments and times of their own, which the graph outside does not
+        # reach.
+        method = replace(problem.method, jump_nodes={})
+        inner = replace(problem, args=detached(problem.args), method=method)
+        if not wants_gradient:
+            with torch.no_grad():
+                return self.record(inner, stats).path
+        solve = _Solve(self, inner, stats, len(jumps), len(params))
+        leaves = _Solved.apply(solve, *inputs)
+        return replace(solve.record.path, leaves=list(leaves))
+
+    def _parameters(self, problem: Problem, stats: Stats) -> list[Tensor]:
+        """The tensors whose gradients are wanted, besides y0, the times and those in args."""
+        if not torch.is_grad_enabled():
+            return []
+        if self.params is not None:
+            return [p for p in self.params if p.requires_grad]
+        params = parameters_of(problem.f, problem.args)
+        return params + captured(problem, params, stats)
+
+
+class _Solve:
+    """One solve on its way through PyTorch.
+
+    Its inputs are the times, the live jump times, the leaves of y0, the tensors in args that
+    require grad, and the parameters.
+    """
+
+    record: Record
+
+    def __init__(
+        self, strategy: OwnBackward, problem: Problem, stats: Stats, jumps: int, params: int
+    ) -> None:
+        self.strategy, self.problem, self.stats = strategy, problem, stats
+        self.jumps, self.params = jumps, params
+        # The backward pass must evaluate the f that the forward solve evaluated.
+        device = problem.y0[0].device.type
+        self.autocast = torch.autocast(
+            device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+        )
+
+    def forward(self) -> tuple[Leaves, Sequence[Tensor]]:
+        """The states, and what the backward pass needs besides them."""
+        self.record = record = self.strategy.record(self.problem, self.stats)
+        leaves, kept = record.path.leaves, record.kept
+        # They are kept as saved tensors.  The states, being outputs, would be a cycle otherwise.
+        record.path, record.kept = replace(record.path, leaves=[]), ()
+        return leaves, kept
+
+    def gradients(
+        self, needs: Sequence[bool], inputs: Leaves, kept: Leaves, outputs: Leaves, grads: Leaves
+    ) -> list[Tensor | None]:
+        """Those with respect to the inputs."""
+        first = 1 + self.jumps
+        if not all(bool(torch.isfinite(grad).all()) for grad in grads):
+            # What comes after a loss without a gradient has none either.
+            return [torch.full_like(x, math.nan) for x in inputs]
+        wanted = [*tensors_in(self.problem.args), *inputs[len(inputs) - self.params :]]
+        self.stats.backward = Stats()
+        with self.autocast:
+            found = self.record.pull_back(
+                kept,
+                outputs,
+                grads,
+                wanted,
+                self.stats.backward,
+                wants_times=needs[0],
+                wants_jumps=any(needs[1:first]),
+            )
+        times, jumps = found.times, [None] * self.jumps
+        if times is not None:
+            # An event's time is not one of those asked for, and these may not all be reached.
+            asked = len(self.record.path.times) - (self.record.path.crossing is not None)
+            rest = times.new_zeros(len(self.problem.t) - asked)
+            times = torch.cat([times[:asked], rest]).to(self.problem.t)
+        if found.jumps is not None:
+            jumps = [grad.to(x) for grad, x in zip(found.jumps, inputs[1:first], strict=True)]
+        return [times, *jumps, *found.y0, *found.wanted]
+
+    def differentiable_gradients(
+        self, needs: Sequence[bool], inputs: Leaves, grads: Leaves
+    ) -> list[Tensor | None]:
+        """The gradients as functions of the inputs and of the incoming gradients."""
+        count = len(inputs) - self.params
+        given, params = inputs[:count], inputs[count:]
+        n = len(self.problem.y0)
+
+        def gradients(leaves: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
+            t, *others = leaves[:count]
+            args = substituted(self.problem.args, others[self.jumps + n :])
+            with torch.enable_grad(), self.autocast:
+                outputs = self.record.solve_again(
+                    t, others[: self.jumps], others[self.jumps :][:n], args
+                )
+            sources = [*leaves[:count], *params]
+            return torch.autograd.grad(
+                outputs,
+                [x for x, need in zip(sources, needs, strict=True) if need],
+                leaves[count:],
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
+
+        found = iter(differentiable(gradients, [*given, *grads], params))
+        return [next(found) if need else None for need in needs]
+
+
+class _Solved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, solve: _Solve, *inputs: Tensor) -> tuple[Tensor, ...]:
+        leaves, kept = solve.forward()
+        ctx.solve, ctx.counts = solve, (len(inputs), len(leaves))
+        ctx.save_for_backward(*inputs, *leaves, *kept)
+        return tuple(leaves)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        solve, (n, m) = ctx.solve, ctx.counts
+        saved = ctx.saved_tensors
+        inputs, outputs, kept = saved[:n], saved[n : n + m], saved[n + m :]
+        needs = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() and solve.record.higher_order:
+            # With create_graph=True.
+            return None, *solve.differentiable_gradients(needs, inputs, grads)
+        with torch.no_grad():
+            results = solve.gradients(needs, inputs, kept, outputs, grads)
+        if not torch.is_grad_enabled():
+            return None, *results
+        refusal = (
+            f"{type(solve.strategy).__name__} has no second derivative here: use "
+            "gradient='direct' (odeint) or 'checkpointed', which have derivatives of every order"
+        )
+        found = [x for x in results if x is not None]
+        finals = iter(final(found, (*grads, *saved), refusal))
+        return None, *(x if x is None else next(finals) for x in results)
