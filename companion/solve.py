@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
-from companion.adjoint import STRATEGIES, Direct, Gradient
+from companion.adjoint import STRATEGIES, Checkpointed, Direct, Gradient
 from companion.ode.batched import (
     check_batched_method,
     check_batched_times,
@@ -24,6 +24,9 @@ from companion.ode.observe import ProgressBar
 from companion.ode.problem import Problem, pose
 from companion.ode.solution import Solution, Stats
 
+#: Strategies whose gradients, those of the steps, ``batched=True`` gives.
+BATCHED = (Checkpointed, Direct)
+
 
 def solve(
     f: Callable[..., Any],
@@ -35,7 +38,7 @@ def solve(
     rtol: Any = 1e-6,
     atol: Any = 1e-8,
     control: Control | str | None = None,
-    gradient: Gradient | str = "direct",
+    gradient: Gradient | str = "checkpointed",
     event: Event | Callable[..., Tensor] | Sequence[Event | Callable[..., Tensor]] | None = None,
     dense: bool = False,
     step_t: Sequence[float] | Tensor = (),
@@ -52,7 +55,7 @@ def solve(
 
     Under `torch.func.vmap` the samples share their steps, which are small enough for the worst of
     them (``batched=True`` gives each its own); `torch.func.jvp`, ``grad`` and their compositions
-    work with gradient="direct".
+    work with gradient="checkpointed" and "direct".
 
     Args:
         f: called as ``f(t, y, *args)`` with t a 0-dim tensor of y's real dtype; returns dy/dt
@@ -74,7 +77,8 @@ def solve(
         control: `companion.ode.PID` (the default), the name of a preset such as "PI3040", or
             `companion.ode.FixedStep` or `companion.ode.FixedGrid`, one of which the methods
             without an error estimate need.
-        gradient: "direct" or "backsolve", or a strategy from `companion.adjoint`.
+        gradient: "checkpointed", "direct", "backsolve", "gauss", "reversible" or "implicit", or a
+            strategy from `companion.adjoint`.
         event: a function ``condition(t, y, *args)``, a `companion.ode.Event` or several of them:
             the solve ends at the first zero, whose time and state are differentiable once.
         dense: keep every step, so that ``solution(t)`` gives the state at any time; not with
@@ -89,7 +93,7 @@ def solve(
             each then has its own step sizes, so that its result does not depend on the others.
             f gets t of shape (B,), which broadcasts with states of shape (B, n) as
             ``t[:, None]``; t may have shape (B, T), with times of each sample's own.
-            Explicit methods with an error estimate, and gradient="direct" only.
+            Explicit methods with an error estimate only.  Gradients are those of gradient="direct".
         progress: show a progress bar.
 
     Returns:
@@ -124,10 +128,10 @@ def solve(
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be True or False, got {flag!r}")
     if batched:
-        if event is not None or dense or progress or not isinstance(strategy, Direct):
+        if event is not None or dense or progress or not isinstance(strategy, BATCHED):
             raise ValueError(
                 "batched=True goes without event, dense and progress, and with "
-                "gradient='direct': leave one of them out"
+                "gradient='direct' or the default: leave one of them out"
             )
         return _solve_batched(f, y0, t, args, plan)
     problem = pose(f, y0, t, args, plan, event=event, dense=dense)

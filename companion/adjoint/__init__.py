@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from companion.adjoint.backsolve import Backsolve, LostStateWarning
+from companion.adjoint.checkpointed import Checkpointed
 from companion.adjoint.direct import Direct
+from companion.adjoint.gauss import Gauss
+from companion.adjoint.implicit import Implicit, NotSteady
 from companion.ode.integrate import Path
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
-__all__ = ["STRATEGIES", "Backsolve", "Direct", "Gradient", "LostStateWarning"]
+__all__ = ["STRATEGIES", "Backsolve", "Checkpointed", "Direct", "Gauss", "Gradient", "Implicit", "LostStateWarning", "NotSteady"]
 
 
 class Gradient(Protocol):
@@ -24,4 +27,4 @@ class Gradient(Protocol):
 
 
 #: Strategies by the name that ``solve(gradient=...)`` takes.
-STRATEGIES: dict[str, type[Gradient]] = {"direct": Direct, "backsolve": Backsolve}
+STRATEGIES: dict[str, type[Gradient]] = {"direct": Direct, "checkpointed": Checkpointed, "backsolve": Backsolve, "gauss": Gauss, "implicit": Implicit}

@@ -1,16 +1,10 @@
 r"""The continuous adjoint of Chen et al. (2018): one solve backwards in time.
 
-With the row vector :math:`a(t) = dL/dy(t)`, from the last time back to the first,
+The state y is solved for backwards together with a (`companion.adjoint.continuous`):
 
 .. math::
     \dot y = f, \qquad \dot a = -a \frac{\partial f}{\partial y}, \qquad
-    \frac{dL}{d\theta} = -\int_{t_1}^{t_0} a \frac{\partial f}{\partial \theta}\, dt,
-
-and a jumps by :math:`g_i = \partial L / \partial y(t_i)` at every output time. The gradients with
-respect to the times need no equation of their own:
-:math:`dL/dt_i = \langle g_i, f(t_i, y_i)\rangle` and
-:math:`dL/dt_0 = -\langle a(t_0^+), f(t_0, y_0)\rangle`, with a before it jumps by :math:`g_0`.
-Unlike the integral of :math:`-a\,\partial f/\partial t`, these hold where f jumps in time, too.
+    \frac{dL}{d\theta} = -\int_{t_1}^{t_0} a \frac{\partial f}{\partial \theta}\, dt.
 """
 
 from __future__ import annotations
@@ -18,38 +12,32 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from companion.adjoint.own_backward import Gradients, OwnBackward, Record
+from companion.adjoint.continuous import ContinuousAdjoint, ContinuousRecord, Walk, pulled_back
+from companion.adjoint.own_backward import Record
 from companion.ode.begin import begin
-from companion.ode.control import PID
 from companion.ode.field import Field, Leaves, Time
-from companion.ode.integrate import Path, integrate
-from companion.ode.method import Control, Method, Scheme
+from companion.ode.integrate import integrate
+from companion.ode.march import March
+from companion.ode.method import Method
 from companion.ode.norm import Tolerance, of_leaf, rms_norm
-from companion.ode.observe import Observer
 from companion.ode.problem import Problem
-from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
-from companion.ode.tolerance import of_leaves, require_allowance
 
 #: A reconstructed state that is off by more than this part of the solution's size, and by more
 #: than this many tolerances, makes a gradient unreliable.
 LARGEST_DRIFT, MOST_TOLERANCES = 1e-2, 1e3
-
-#: The largest entry of the gradient of the loss is at least this many atol in a backward solve.
-SMALLEST_GRADIENT = 1e4
 
 
 class LostStateWarning(UserWarning):
     """A backward solve did not reproduce the states of the forward solve."""
 
 
-@dataclass(frozen=True)
-class Backsolve(OwnBackward):
+@dataclass(frozen=True, kw_only=True)
+class Backsolve(ContinuousAdjoint):
     """Optimise, then discretise: solve the adjoint equations backwards in time.
 
     Memory does not grow with the number of steps: only the states at the output times are kept,
@@ -63,6 +51,9 @@ class Backsolve(OwnBackward):
     gradients is scaled up for the backward solve, so that ``atol`` does not hide them.
 
     Args:
+        anchored: whether the backward solve starts anew from the known state at every output
+            time.  Without, it goes on from the one that it has reconstructed, and the states
+            known only serve the warning.
         method, rtol, atol, control, first_step, max_steps: of the backward solve, as in
             `companion.solve`; None takes those of the forward solve.  Its norm is the larger
             of the forward solve's norms of y and of a.
@@ -70,88 +61,65 @@ class Backsolve(OwnBackward):
             as the method of the backward solve knows them.
         max_iterations: most iterations of an implicit method for its stages.
         observers: told about every step of the backward solve.
-        params: see `OwnBackward`.
+        params: see `companion.adjoint.own_backward.OwnBackward`.
     """
 
-    method: Scheme | str | None = None
-    rtol: Any = None
-    atol: Any = None
-    control: Control | None = None
-    first_step: float | None = None
-    max_steps: int | None = None
-    step_t: Sequence[float] | Tensor | None = None
-    jump_t: Sequence[float] | Tensor | None = None
-    max_iterations: int | None = None
-    observers: tuple[Observer, ...] = ()
+    anchored: bool = True
 
-    def check(self, problem: Problem) -> None:
-        try:
-            self.method_after(problem, None)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"Backsolve: {error}") from error
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.anchored, bool):
+            raise TypeError(f"Backsolve: anchored must be True or False, got {self.anchored!r}")
 
     def record(self, problem: Problem, stats: Stats) -> Record:
         path = integrate(problem, list(problem.y0), problem.times, stats)
-        return _BacksolveRecord(problem, self.method_after(problem, path.size), path)
+        method = _of_both(self.method_after(problem, path.size))
+        return _BacksolveRecord(problem, method, path, anchored=self.anchored)
 
-    def method_after(self, problem: Problem, last_size: float | None) -> Method:
-        """How to step backwards after a forward solve that ended with steps of this size."""
-        forward = problem.method
-        choices = {
-            "scheme": self.method,
-            "control": self.control,
-            "first_step": self.first_step,
-            "max_steps": self.max_steps,
-            "rtol": self.rtol,
-            "atol": self.atol,
-            "step_t": self.step_t,
-            "jump_t": self.jump_t,
-            "max_iterations": self.max_iterations,
-        }
-        given = {name: value for name, value in choices.items() if value is not None}
-        if isinstance(self.method, SciPy) or self.method == "scipy_solver":
-            given["control"] = self.control
-        if isinstance(given.get("control", forward.control), PID):
-            given = {"first_step": last_size, **given}
-        else:
-            given = {"step_t": (), "jump_t": (), "first_step": None, **given}
 
-        def norm(leaves: Leaves) -> Tensor:
-            half = len(leaves) // 2
-            return torch.maximum(forward.norm(leaves[:half]), forward.norm(leaves[half:]))
+def _of_both(method: Method) -> Method:
+    """A method for a as one for (y, a), with the same demands on y."""
 
-        method = replace(
-            forward,
-            **given,
-            norm=norm,
-            observers=self.observers,
-        )
-        tolerances = {
-            # The same for a as for y; the forward solve's are those of its leaves already.
-            name: _twice(
-                getattr(forward, name)
-                if getattr(self, name) is None
-                else of_leaves(name, getattr(self, name), problem.y0, problem.spec)
-            )
-            for name in ("rtol", "atol")
-        }
-        require_allowance(tolerances["rtol"], tolerances["atol"], [*problem.y0, *problem.y0])
-        return replace(method, **tolerances)
+    def norm(leaves: Leaves) -> Tensor:
+        half = len(leaves) // 2
+        return torch.maximum(method.norm(leaves[:half]), method.norm(leaves[half:]))
+
+    return replace(method, norm=norm, rtol=_twice(method.rtol), atol=_twice(method.atol))
 
 
 def _twice(tolerance: Tolerance) -> Tolerance:
-    """A tolerance of the leaves of y as one of those of (y, a)."""
     return tolerance if isinstance(tolerance, float) else (*tolerance, *tolerance)
 
 
-class _AdjointField:
+class _BacksolveRecord(ContinuousRecord):
+    """The states at the output times are all that the backward solve needs."""
+
+    def __init__(self, *args, anchored: bool) -> None:
+        super().__init__(*args)
+        self.anchored = anchored
+
+    def walk(
+        self,
+        kept: Sequence[Tensor],
+        outputs: Leaves,
+        grads: Leaves,
+        wanted: Sequence[Tensor],
+        stats: Stats,
+    ) -> Walk:
+        field = AdjointField(self.problem.field(stats), wanted)
+        state = [*(leaf[-1] for leaf in outputs), *grads]
+        march = begin(field, self.method, self.times[-1], state, stats)
+        return _Reconstruction(march, outputs, len(wanted), anchored=self.anchored)
+
+
+class AdjointField:
     """The vector field of (y, a), with the parameter gradient as an integrand.
 
     The leaves are those of y and then those of a; the value has those of dy/dt, of da/dt and of
     ``-a df/dtheta`` for every wanted tensor, None where f does not depend on it.
     """
 
-    def __init__(self, field: Field, wanted: list[Tensor]) -> None:
+    def __init__(self, field: Field, wanted: Sequence[Tensor]) -> None:
         self.field = field
         self.wanted = wanted
 
@@ -165,16 +133,9 @@ class _AdjointField:
         ]
         with torch.enable_grad():
             rates = self.field(t, y)
-        inputs = [*y, *self.wanted]
-        pulled: Sequence[Tensor | None] = [None] * len(inputs)
-        # f may be constant in everything, or in some of its leaves.
-        live = [i for i, rate in enumerate(rates) if rate.requires_grad]
-        if live:
-            # The minus sign of da/dt = -a df/dy.
-            minus_a = [-leaves[half + i] for i in live]
-            pulled = torch.autograd.grad(
-                [rates[i] for i in live], inputs, minus_a, allow_unused=True, create_graph=twice
-            )
+        # The minus sign of da/dt = -a df/dy.
+        minus_a = [-a for a in leaves[half:]]
+        pulled = pulled_back(rates, [*y, *self.wanted], minus_a, create_graph=twice)
         adjoint_rates = [
             torch.zeros_like(x) if grad is None else grad
             for x, grad in zip(y, pulled, strict=False)
@@ -184,98 +145,53 @@ class _AdjointField:
         return [*rates, *adjoint_rates, *pulled[half:]]
 
 
-class _BacksolveRecord(Record):
-    """How to solve backwards; the states at the output times are all that it starts from."""
+class _Reconstruction(Walk):
+    """The state and the adjoint on their way back together."""
 
-    def __init__(self, problem: Problem, method: Method, path: Path) -> None:
-        super().__init__(path)
-        self.problem, self.method, self.times = problem, method, path.times
+    def __init__(self, march: March, outputs: Leaves, wanted: int, *, anchored: bool) -> None:
+        self._march, self._outputs, self._wanted = march, outputs, wanted
+        self._anchored = anchored
+        self._count = len(outputs)
+        self._sizes = [rms_norm([leaf]) for leaf in outputs]
+        self._drifts: list[Tensor] = []
 
-    def pull_back(
-        self,
-        kept: Sequence[Tensor],
-        outputs: Leaves,
-        grads: Leaves,
-        wanted: Sequence[Tensor],
-        stats: Stats,
-        *,
-        wants_times: bool,
-        wants_jumps: bool,
-    ) -> Gradients:
-        scale = _scale(grads, self.method)
-        found = _solve_backwards(
-            self.problem,
-            self.times,
-            self.method,
-            stats,
-            outputs,
-            [grad / scale for grad in grads],
-            wanted,
-            wants_times=wants_times,
-        )
-        t_grad, *others = (x if x is None else x * scale for x in found)
-        n = len(outputs)
-        return Gradients(t_grad, None, others[:n], others[n:])
+    @property
+    def adjoint(self) -> Leaves:
+        return self._march.y[self._count :]
 
+    def to(self, t: float, end: float) -> tuple[Leaves, Leaves]:
+        leaves = self._march.to(t, end)
+        return leaves[: self._count], leaves[self._count :]
 
-def _solve_backwards(
-    problem: Problem,
-    times: Sequence[float],
-    method: Method,
-    stats: Stats,
-    outputs: Leaves,
-    grads: Leaves,
-    wanted: list[Tensor],
-    *,
-    wants_times: bool,
-) -> list[Tensor | None]:
-    """The gradients with respect to the times, the leaves of y0 and the wanted tensors.
+    def jump(self, i: int, grads: Leaves) -> None:
+        march, n = self._march, self._count
+        state, known = march.y[:n], [leaf[i] for leaf in self._outputs]
+        self._drifts.append(_drift(state, known, self._sizes, march.method))
+        adjoint = [a + grad for a, grad in zip(march.y[n:], grads, strict=True)]
+        march.restart([*(known if self._anchored else state), *adjoint])
 
-    Args:
-        times: those of the outputs.
-        outputs: leaves of y at these times.
-        grads: the gradients of the loss with respect to them.
-    """
-    n = len(outputs)
-    adjoint = [grad[-1] for grad in grads]
-    field = _AdjointField(problem.field(stats), wanted)
-    march = begin(field, method, times[-1], [*(leaf[-1] for leaf in outputs), *adjoint], stats)
-    sizes = [rms_norm([leaf]) for leaf in outputs]
-    drifts: list[Tensor] = []
-    time_grads: list[Tensor] = []
-    for i in range(len(times) - 1, 0, -1):
-        if wants_times:
-            time_grads.append(_inner([grad[i] for grad in grads], march.rates))
-        arrived = march.to(times[i - 1], end=times[i - 1])
-        state, adjoint = [leaf[i - 1] for leaf in outputs], arrived[n:]
-        drifts.append(_drift(arrived[:n], state, sizes, method))
-        if i > 1:
-            adjoint = [a + grad[i - 1] for a, grad in zip(adjoint, grads, strict=True)]
-        march.restart([*state, *adjoint])
-    _warn_of_drift(drifts)
-    integrals = march.integrals or [None] * len(wanted)
-    if not time_grads:
-        # No step was made (one time only), or nobody asks.
-        t_grad = torch.zeros_like(problem.t) if wants_times else None
-    else:
-        # The value at t0 itself is y0, whatever t0 is: g_0 has no part in dL/dt0.
-        time_grads.append(-_inner(adjoint, march.rates))
-        t_grad = torch.stack(time_grads[::-1])
-    if len(times) > 1:
-        adjoint = [a + grad[0] for a, grad in zip(adjoint, grads, strict=True)]
-    return [t_grad, *adjoint, *integrals]
+    def finish(self) -> list[Tensor | None]:
+        self._warn_of_drift()
+        return self._march.integrals or [None] * self._wanted
 
-
-def _scale(grads: Leaves, method: Method) -> float:
-    """What to divide a small loss by, so that atol does not hide its gradient.
-
-    The adjoint is linear in the gradient of the loss, and the error allowed to it is atol even
-    where it is smaller than atol.  It is scaled up to at least ``SMALLEST_GRADIENT`` times atol.
-    """
-    largest = max((float(grad.abs().max()) for grad in grads if grad.numel()), default=0.0)
-    parts = method.atol if isinstance(method.atol, Sequence) else (method.atol,)
-    atol = max(float(torch.as_tensor(part).max()) for part in parts)
-    return min(1.0, largest / (SMALLEST_GRADIENT * atol)) if largest and atol else 1.0
+    def _warn_of_drift(self) -> None:
+        """Warn if any reconstructed state was off; one read-back for all output times."""
+        # Written so that a NaN is a drift, too.
+        if self._drifts and not float(torch.stack(self._drifts).max()) <= 1:
+            cure = (
+                "ask for more output times, at each of which the backward solve starts from the "
+                "known state"
+                if self._anchored
+                else "leave out anchored=False"
+            )
+            warnings.warn(
+                "the backward solve may have lost its way: a state that it reconstructed is off "
+                f"by more than {LARGEST_DRIFT:.0%} of the solution and {MOST_TOLERANCES:.0f} "
+                "tolerances, so the gradient may be wrong.  Flows that contract strongly cannot "
+                f"be reversed: use gradient='direct' or 'gauss', or {cure}",
+                LostStateWarning,
+                stacklevel=2,
+            )
 
 
 def _drift(found: Leaves, known: Leaves, sizes: Leaves, method: Method) -> Tensor:
@@ -294,23 +210,3 @@ def _drift(found: Leaves, known: Leaves, sizes: Leaves, method: Method) -> Tenso
             for x, y, most, size in zip(found, known, allowed, sizes, strict=True)
         ]
     )
-
-
-def _warn_of_drift(drifts: list[Tensor]) -> None:
-    """Warn if any reconstructed state was off; one read-back for all output times."""
-    # Written so that a NaN is a drift, too.
-    if drifts and not float(torch.stack(drifts).max()) <= 1:
-        warnings.warn(
-            "the backward solve may have lost its way: a state that it reconstructed is off by "
-            f"more than {LARGEST_DRIFT:.0%} of the solution and {MOST_TOLERANCES:.0f} "
-            "tolerances, so the gradient may be wrong.  Flows that contract strongly cannot be "
-            "reversed: use gradient='direct', or ask for more output times, at each of which "
-            "the backward solve starts from the known state",
-            LostStateWarning,
-            stacklevel=2,
-        )
-
-
-def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Real inner product of the leaves that both have."""
-    return sum(torch.sum((x.conj() * y).real) for x, y in zip(a, b, strict=False))

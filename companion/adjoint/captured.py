@@ -22,8 +22,8 @@ from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
 
-def parameters_of(f: Callable[..., Any], args: tuple) -> list[Tensor]:
-    """Leaf tensors that require grad and that f and the modules in args hold.
+def held(f: Callable[..., Any], args: tuple) -> list[Tensor]:
+    """Tensors that require grad and that f and the modules in args hold.
 
     Follows modules, methods, partial functions, closures, defaults, callable objects, containers
     and the globals that a function names; each tensor once, in the order in which it is met.
@@ -37,7 +37,7 @@ def parameters_of(f: Callable[..., Any], args: tuple) -> list[Tensor]:
             continue
         seen.add(id(thing))
         if isinstance(thing, Tensor):
-            if thing.requires_grad and thing.is_leaf:
+            if thing.requires_grad:
                 found[id(thing)] = thing
         else:
             stack.extend(reversed(list(_contents(thing))))
@@ -96,7 +96,8 @@ def captured(problem: Problem, known: Iterable[Tensor], stats: Stats) -> list[Te
             (leaf.clone() if leaf.is_inference() else leaf.detach()).requires_grad_()
             for leaf in problem.y0
         ]
-        rates = problem.field(stats, args)(problem.times[0], y)
+        # An f that writes to its state is to be told so by the field, not by autograd.
+        rates = problem.field(stats, args)(problem.times[0], [leaf.clone() for leaf in y])
     accounted = {id(tensor) for tensor in [*known, *y, *tensors_in(args)]}
     found: dict[int, Tensor] = {}
     visited = set()

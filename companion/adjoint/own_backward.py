@@ -14,16 +14,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
-from torch.utils._pytree import tree_leaves
 
 from companion.adjoint.again import differentiable
-from companion.adjoint.captured import captured, parameters_of
+from companion.adjoint.captured import captured, held
 from companion.adjoint.trees import detached, substituted, tensors_in
 from companion.ode.field import Leaves
 from companion.ode.final import final
-from companion.ode.integrate import Path
+from companion.ode.integrate import Path, integrate
 from companion.ode.problem import Problem
+from companion.ode.read_back import is_transformed
 from companion.ode.solution import Stats
 
 
@@ -139,17 +138,27 @@ class OwnBackward(ABC):
     def record(self, problem: Problem, stats: Stats) -> Record:
         """Solve, without a graph."""
 
+    def solve(self, problem: Problem, stats: Stats) -> Path:
+        """Solve where nobody wants a gradient."""
+        return integrate(problem, list(problem.y0), problem.times, stats)
+
+    def inside(self, problem: Problem) -> Problem:
+        """The problem for the solves: with arguments that the graph outside does not reach."""
+        method = replace(problem.method, jump_nodes={})
+        return replace(problem, args=detached(problem.args), method=method)
+
     def __call__(self, problem: Problem, stats: Stats) -> Path:
         self.check(problem)
-        name, jumps = type(self).__name__, list(problem.method.jump_nodes.values())
-        given = tree_leaves((problem.y0, problem.t, problem.args, jumps))
-        if any(isinstance(x, Tensor) and unpack_dual(x).tangent is not None for x in given):
+        name = type(self).__name__
+        if is_transformed():
             raise ValueError(
-                f"{name} runs backwards only: forward-mode derivatives "
-                "(torch.func.jvp) need gradient='direct'"
+                f"{name} runs backwards only: forward-mode derivatives and the transforms of "
+                "torch.func need gradient='direct' or 'checkpointed'"
             )
-        arguments, params = tensors_in(problem.args), self._parameters(problem, stats)
-        inputs = [problem.t, *jumps, *problem.y0, *arguments, *params]
+        jumps = list(problem.method.jump_nodes.values())
+        inputs = [problem.t, *jumps, *problem.y0, *tensors_in(problem.args)]
+        params = self._parameters(problem, inputs, stats)
+        inputs += params
         # What was made in inference mode cannot be saved for a backward pass, its copy can.
         inputs = [x.clone() if x.is_inference() else x for x in inputs]
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
@@ -158,24 +167,27 @@ class OwnBackward(ABC):
                 f"{name} has no gradient for the dense output: use gradient='direct', leave dense "
                 "out and put the times wanted into t, or solve under torch.no_grad()"
             )
-        # The solves work with arguments and times of their own, which the graph outside does not
-        # reach.
-        method = replace(problem.method, jump_nodes={})
-        inner = replace(problem, args=detached(problem.args), method=method)
+        inner = self.inside(problem)
         if not wants_gradient:
             with torch.no_grad():
-                return self.record(inner, stats).path
+                return self.solve(inner, stats)
         solve = _Solve(self, inner, stats, len(jumps), len(params))
         leaves = _Solved.apply(solve, *inputs)
         return replace(solve.record.path, leaves=list(leaves))
 
-    def _parameters(self, problem: Problem, stats: Stats) -> list[Tensor]:
-        """The tensors whose gradients are wanted, besides y0, the times and those in args."""
+    def _parameters(
+        self, problem: Problem, others: Sequence[Tensor], stats: Stats
+    ) -> list[Tensor]:
+        """The tensors whose gradients are wanted, besides the ``others``."""
         if not torch.is_grad_enabled():
             return []
         if self.params is not None:
             return [p for p in self.params if p.requires_grad]
-        params = parameters_of(problem.f, problem.args)
+        tensors = held(problem.f, problem.args)
+        if not tensors and not any(x.requires_grad for x in others):
+            # Nothing to differentiate by that could be seen: no need to look closer.
+            return []
+        params = [x for x in tensors if x.is_leaf]
         return params + captured(problem, params, stats)
 
 

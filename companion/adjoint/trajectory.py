@@ -1,4 +1,4 @@
-"""The solution of a forward solve, at one time after another."""
+"""The solution of a forward solve at one time after another, as a backward solve asks for it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,51 @@ from companion.ode.dense import Dense
 from companion.ode.field import Leaves
 
 
-class Trajectory:
-    """A dense output for a solver, which asks for one time after another.
-
-    The step is found on the host, and a state costs one operation a power of theta and leaf.
+class Steps:
+    """Where the steps of a dense output are: floats on the host.
 
     Args:
         dense: the solution, computed without a graph.
     """
 
     def __init__(self, dense: Dense) -> None:
+        self.starts: list[float] = dense.starts.tolist()
+        self.sizes: list[float] = dense.sizes.tolist()
+        #: In increasing order: negated where time runs backwards.
         self._knots: list[float] = dense.knots.tolist()
-        self._starts: list[float] = dense.starts.tolist()
-        self._sizes: list[float] = dense.sizes.tolist()
-        self._sign = -1.0 if self._sizes[0] < 0 else 1.0
-        self._degree = len(dense.coefficients) - 1
-        #: Of every leaf the powers of theta, the highest first, each as a list over the steps.
-        self._leaves: list[list[Sequence[Tensor]]] = []
-        self.tensors = [leaf for power in dense.coefficients for leaf in power]
+        self._sign = -1.0 if self.sizes[0] < 0 else 1.0
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All that grows with the number of steps, but for three floats a step."""
-        return self._tensors
+    def index(self, t: float) -> int:
+        """The step in which a time lies."""
+        i = bisect.bisect_right(self._knots, self._sign * t) - 1
+        return min(max(i, 0), len(self.sizes) - 1)
+
+
+class Trajectory:
+    """The polynomials of a dense output; a value costs an operation a leaf and power of theta.
+
+    Args:
+        steps: where the steps are.
+        coefficients: those of the dense output, power after power, leaf after leaf.
+        count: number of leaves.
+    """
+
+    def __init__(self, steps: Steps, coefficients: Sequence[Tensor], count: int) -> None:
+        self._steps = steps
+        #: For every leaf the powers of theta, the highest first, as lists over the steps.
+        self._leaves = [
+            [power.unbind() for power in reversed(coefficients[i::count])] for i in range(count)
+        ]
 
     def __call__(self, t: float) -> Leaves:
         """The state at a time between the first and the last."""
-        i = bisect.bisect_right(self._knots, self._sign * t) - 1
-        i = min(max(i, 0), len(self._sizes) - 1)
-        theta = (t - self._starts[i]) / self._sizes[i]
-        return [_horner([power[i] for power in powers], theta) for powers in self._leaves]
+        i = self._steps.index(t)
+        theta = (t - self._steps.starts[i]) / self._steps.sizes[i]
+        leaves = []
+        for powers in self._leaves:
+            # Horner's rule.  The sum is a tensor of its own even of a polynomial of degree zero.
+            value = powers[0][i]
+            for power in powers[1:]:
+                value = torch.add(power[i], value, alpha=theta)
+            leaves.append(value)
+        return leaves

@@ -63,6 +63,15 @@ class _AdamsSteps(KnownSteps):
         super().restart(y)
         self._history.clear()
 
+    def remember(self) -> tuple:
+        return *super().remember(), list(self._history)
+
+    def recall(self, memory: tuple) -> None:
+        *memory, history = memory
+        super().recall(memory)
+        self._history.clear()
+        self._history.extend(history)
+
     def shortened(self, t: float) -> Leaves:
         return self.state(t)
 

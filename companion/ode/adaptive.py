@@ -48,15 +48,7 @@ class AdaptiveMarch(RungeKuttaMarch):
         self._allowed = None
 
     def advance(self, target: float, end: float, node: Time | None = None) -> None:
-        if self._forward is None:
-            self._forward = end > self.t
-            if self.t in self._jumps:
-                self._rates = None
-        stop = self._next_stop(end) if self._stops else end
-        # Only a target that ends the solve can be the end of a step, and so can a jump time.
-        stop_node = self.method.jump_nodes.get(stop, stop)
-        if stop == target == end and node is not None:
-            stop_node = node
+        stop, stop_node = self._next_stop(target, end, node)
         control = self.method.control
         left = abs(stop - self.t)
         smallest = 10 * math.ulp(max(abs(self.t), 0.0 if math.isinf(stop) else abs(stop)))
@@ -102,13 +94,28 @@ class AdaptiveMarch(RungeKuttaMarch):
         # A short step before a stop may be so exact that it only says: could be larger.
         capped = factor >= control.max_factor
         self.size = max(self.size, tried * factor) if capped else tried * factor
-        self._take(t1, t1_node, step, h)
+        self._accept(t1, t1_node, step, h)
         self._allowed = self._next_allowed
+
+    def _accept(self, t1: float, node: Time, step: Step, h: Time) -> None:
+        self._take(t1, node, step, h)
         if t1 in self._jumps:
             # What the method evaluated here belongs to the near side of the jump.
             self._rates = None
 
-    def _next_stop(self, end: float) -> float:
+    def _next_stop(self, target: float, end: float, node: Time | None) -> tuple[float, Time]:
+        """The next time at which a step must end, and its node."""
+        if self._forward is None:
+            self._forward = end > self.t
+            if self.t in self._jumps:
+                self._rates = None
+        stop = self._stop_before(end) if self._stops else end
+        # Only a target that ends the solve can be the end of a step, and so can a jump time.
+        if stop == target == end and node is not None:
+            return stop, node
+        return stop, self.method.jump_nodes.get(stop, stop)
+
+    def _stop_before(self, end: float) -> float:
         """The next time at which a step must end."""
         between = [t for t in self._stops if min(self.t, end) < t < max(self.t, end)]
         if not between:

@@ -10,6 +10,7 @@ from companion.ode.field import Leaves, Time
 from companion.ode.fixed import FixedMarch, GridMarch
 from companion.ode.march import March
 from companion.ode.method import Method
+from companion.ode.repeated import RepeatedMarch
 from companion.ode.scipy_march import SciPyMarch
 from companion.ode.scipy_solver import SciPy
 from companion.ode.solution import Stats
@@ -23,8 +24,13 @@ def begin(
     y: Leaves,
     stats: Stats,
     node: Time | None = None,
+    *,
+    repeated: bool = False,
 ) -> March:
-    """A march that stands at time t with state y."""
+    """A march that stands at time t with state y.
+
+    With ``repeated`` steps that adapt do not: the march is told where they ended the first time.
+    """
     if isinstance(method.scheme, SciPy):
         kind = SciPyMarch
     elif isinstance(method.control, FixedStep):
@@ -32,5 +38,5 @@ def begin(
     elif isinstance(method.control, FixedGrid):
         kind = AdamsGridMarch if isinstance(method.scheme, Adams) else GridMarch
     else:
-        kind = AdaptiveMarch
+        kind = RepeatedMarch if repeated else AdaptiveMarch
     return kind(field, method, t, y, stats, node)

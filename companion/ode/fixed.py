@@ -41,6 +41,13 @@ class FixedMarch(KnownSteps):
         self._plan: tuple[float, float, Time, int] | None = None
         self._done = 0
 
+    def remember(self) -> tuple:
+        return *super().remember(), self._plan, self._done
+
+    def recall(self, memory: tuple) -> None:
+        *memory, self._plan, self._done = memory
+        super().recall(memory)
+
     def advance(self, target: float, end: float, node: Time | None = None) -> None:
         node = target if node is None else node
         if self._plan is None or self._plan[0] != target:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from companion.ode.begin import begin
+from companion.ode.checkpoints import Checkpoints
 from companion.ode.crossing import Conditions, Crossing, Watch
 from companion.ode.dense import LINEAR, Dense, Piece
 from companion.ode.errors import NonFiniteState
@@ -38,7 +39,13 @@ class Path:
     dense: Dense | None = None
 
 
-def integrate(problem: Problem, y0: Leaves, nodes: Sequence[Time], stats: Stats) -> Path:
+def integrate(
+    problem: Problem,
+    y0: Leaves,
+    nodes: Sequence[Time],
+    stats: Stats,
+    checkpoints: Checkpoints | None = None,
+) -> Path:
     """Solve, recording a graph or not as the surrounding grad mode says.
 
     Args:
@@ -46,6 +53,7 @@ def integrate(problem: Problem, y0: Leaves, nodes: Sequence[Time], stats: Stats)
         y0: leaves of the initial state.
         nodes: the times, as floats or as 0-dim tensors where they are to have gradients.
         stats: where steps and evaluations are counted.
+        checkpoints: filled on the way.
 
     Raises:
         SolverError: if the last time is not reached with a finite state.
@@ -54,19 +62,26 @@ def integrate(problem: Problem, y0: Leaves, nodes: Sequence[Time], stats: Stats)
     if math.isinf(problem.times[-1]):
         march.larger_steps = "or give t a finite end: the event may never come"
     try:
-        return _path(problem, march, nodes)
+        return _path(problem, march, nodes, checkpoints)
     finally:
         for observer in problem.method.observers:
             observer.finished()
 
 
-def _path(problem: Problem, march: March, nodes: Sequence[Time]) -> Path:
+def _path(
+    problem: Problem, march: March, nodes: Sequence[Time], checkpoints: Checkpoints | None
+) -> Path:
     times, end = problem.times, problem.times[-1]
+    if checkpoints is not None:
+        # Before anybody has f evaluated here: a repetition evaluates it, too.
+        checkpoints.look(march, 1)
     watch = Watch(conditions_of(problem), march) if problem.events else None
     states, pieces = [march.y], []
     crossing: Crossing | None = None
     for time, node in zip(times[1:], nodes[1:], strict=True):
         while crossing is None and not march.has_passed(time):
+            if checkpoints is not None and march.begin is not None:
+                checkpoints.look(march, len(states))
             march.advance(time, end, node)
             if problem.dense:
                 pieces.append(march.piece)
@@ -75,6 +90,8 @@ def _path(problem: Problem, march: March, nodes: Sequence[Time]) -> Path:
         if crossing is not None and not _precedes(time, crossing.t, times):
             break
         states.append(march.state(time, node))
+    if checkpoints is not None and march.begin is not None:
+        checkpoints.close(march)
     if crossing is not None:
         times = (*times[: len(states)], crossing.t)
         states.append(march.shortened(crossing.t))

@@ -69,6 +69,14 @@ class March(ABC):
         self.y = y
         self._rates = None
 
+    def remember(self) -> tuple:
+        """What the steps from here on depend on: a pytree of tensors, numbers and None."""
+        return self.t, self.node, self.y, self._rates
+
+    def recall(self, memory: tuple) -> None:
+        """Go on from where a march of the same kind was."""
+        self.t, self.node, self.y, self._rates = memory
+
     @property
     @abstractmethod
     def piece(self) -> Piece:
@@ -102,8 +110,10 @@ class March(ABC):
 
     def state(self, t: float, node: Time | None = None) -> Leaves:
         """The state at the present time, or at one inside the last step."""
-        # A step may have taken as a constant a time at whose node the state is wanted.
-        if t == self.t and (node is self.node or not isinstance(node, Tensor)):
+        # A step may have taken as a constant a time at whose node the state is wanted, or have
+        # ended at a node where the state at a constant time is.
+        constants = not isinstance(node, Tensor) and not isinstance(self.node, Tensor)
+        if t == self.t and (node is self.node or constants):
             return self.y
         return self.piece.at(t if node is None else node)
 

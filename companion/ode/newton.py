@@ -17,7 +17,7 @@ so that a factorisation serves all iterations and stages, and many steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,6 +49,22 @@ LARGEST = 2**29
 
 class NewtonFailure(Exception):
     """Newton's method does not converge: the step is too large, or f is not finite."""
+
+
+class Entry(NamedTuple):
+    """What Newton's method went into a step with, besides the Jacobian.
+
+    Attributes:
+        rate: theta / (1 - theta) with the rate of convergence theta seen last.
+        stale: whether the Jacobian is to be renewed.
+        fresh: whether it is of the beginning of this step.
+        made_for: by coupling matrix, the step size its factorisation was made for.
+    """
+
+    rate: float
+    stale: bool
+    fresh: bool
+    made_for: dict[Matrix, float]
 
 
 class Factors(NamedTuple):
@@ -147,11 +163,16 @@ class Newton:
     Args:
         method: tolerances, norm and the number of iterations allowed.
         stats: where Jacobians and factorisations are counted.
+
+    Attributes:
+        entry: of the last step that was tried.
     """
 
     def __init__(self, method: Method, stats: Stats) -> None:
         self.method = method
         self.stats = stats
+        self.entry: Entry | None = None
+        self._entries: Iterator[Entry] = iter(())
         self._adapts = isinstance(method.control, PID)
         self._kappa = KAPPA if self._adapts else KAPPA_FIXED
         self._limit = method.max_iterations
@@ -173,7 +194,40 @@ class Newton:
             self._fresh = False
             self._units = self._per_tolerance(y)
         self._start = (field, t, y)
+        again = next(self._entries, None)
+        if again is not None:
+            self._enter(again)
+        made_for = {matrix: h for matrix, (_, h) in self._factors.items()}
+        self.entry = Entry(self._eta, self._stale, self._fresh, made_for)
         return self.space
+
+    def repeat(self, jacobian: Tensor | None, entries: Iterable[Entry]) -> None:
+        """Go into the next steps as it went into them before.
+
+        Args:
+            jacobian: what was known before the first of these steps.
+            entries: one for every step.
+        """
+        self._jacobian, self._entries = jacobian, iter(entries)
+        self._factors.clear()
+
+    @property
+    def jacobian(self) -> Tensor | None:
+        return self._jacobian
+
+    @torch.no_grad()
+    def _enter(self, entry: Entry) -> None:
+        if entry.fresh and not self._fresh:
+            # It was renewed for a step that was rejected.
+            self._renew()
+        self._eta, self._stale, self._fresh = entry.rate, entry.stale, entry.fresh
+        factors = {}
+        for matrix, h in entry.made_for.items():
+            known = self._factors.get(matrix)
+            if known is None or known[1] != h:
+                known = self._factorised(matrix, h, [self._jacobian] * len(matrix)), h
+            factors[matrix] = known
+        self._factors = factors
 
     def solve(self, equations: StageEquations, z: Tensor) -> Tensor:
         """The solution of the equations, from the guess z.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 
@@ -69,6 +70,11 @@ def read_all(x: Tensor, what: str) -> list:
             f"{what} cannot be read back: under torch.func.vmap all samples share their times and "
             "steps; solve(batched=True) gives every sample its own, and events need a solve each"
         ) from error
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is going on."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class _Unwrapped(torch.autograd.Function):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from companion.ode.dense import CUBIC, LINEAR, Piece
 from companion.ode.field import Leaves, Time, time_dtype
 from companion.ode.implicit import implicit_step
 from companion.ode.march import March
-from companion.ode.newton import Newton
+from companion.ode.newton import Entry, Newton
 from companion.ode.one_sided import OneSided
 from companion.ode.step import Step, VectorField, combine, runge_kutta_step
 from companion.ode.tableau import Tableau
@@ -33,6 +35,32 @@ class RungeKuttaMarch(March):
         #: The last step with its beginning: start, state there, size.
         self._last: tuple[Time, Leaves, Step, Time] | None = None
         self._piece: Piece | None = None
+
+    def remember(self) -> tuple:
+        t, node, y, rates = super().remember()
+        if self._last is None or self._last[2].f is None:
+            # Not from the step: who asked for them may not ask again.
+            rates = None
+        return t, node, y, rates, None if self._newton is None else self._newton.jacobian
+
+    def recall(self, memory: tuple) -> None:
+        *memory, self._jacobian = memory
+        super().recall(memory)
+
+    @property
+    def note(self) -> Entry | None:
+        """What, besides the memory before it, the last step depended on."""
+        return None if self._newton is None else self._newton.entry
+
+    def follow(self, ends: Sequence[float], notes: Sequence[Entry | None]) -> None:
+        """Take steps again.
+
+        Args:
+            ends: where they end.
+            notes: the note of each.
+        """
+        if self._newton is not None:
+            self._newton.repeat(self._jacobian, notes)
 
     @property
     def piece(self) -> Piece:
@@ -74,10 +102,10 @@ class RungeKuttaMarch(March):
         return self._step(self.tableau.plain, self.begin, t, start, y, first, t - start).y
 
     def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
-        self._begin_step(t1)
-        h = node - self.node
         # Where no stage is f(t, y), it is a guess, if the last step has left it.
         first = self.rates if self.tableau.first_explicit else self._rates
+        self._begin_step(t1)
+        h = node - self.node
         return self._step(self.tableau, self.t, t1, self.node, self.y, first, h), h
 
     def _step(

@@ -15,6 +15,11 @@ from companion.ode.errors import NonFiniteState, StepSizeUnderflow
 from companion.ode.field import Leaves, Time
 from companion.ode.march import March
 
+NO_GRADIENT = (
+    "no gradient passes through SciPy's steps: use gradient='backsolve' (odeint_adjoint), solve "
+    "under torch.no_grad(), or take one of companion's methods"
+)
+
 
 @dataclass(frozen=True)
 class SciPyPiece:
@@ -38,10 +43,7 @@ class SciPyMarch(March):
         if torch.is_grad_enabled() and (
             isinstance(self.node, Tensor) or any(x.requires_grad for x in (*self.y, *self.rates))
         ):
-            raise ValueError(
-                "no gradient passes through SciPy's steps: use gradient='backsolve' "
-                "(odeint_adjoint), solve under torch.no_grad(), or take one of companion's methods"
-            )
+            raise ValueError(NO_GRADIENT)
         self._solver = None
         #: The Jacobians and factorisations of this solver that are in the statistics.
         self._counted = 0, 0

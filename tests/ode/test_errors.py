@@ -56,7 +56,7 @@ def decay(t, y):
         ({"f": lambda t, y: (y, y)}, TypeError, r"f returned \(tensor, tensor\), the state y0 is"),
         ({"max_steps": 0}, ValueError, "at least 1"),
         ({"max_steps": 1e3}, TypeError, "max_steps must be an int"),
-        ({"gradient": "adjoint"}, ValueError, "choose one of direct, backsolve"),
+        ({"gradient": "adjoint"}, ValueError, "choose one of direct, checkpointed"),
         ({"gradient": Backsolve}, TypeError, r"such as Backsolve\(\)"),
         ({"gradient": 7}, TypeError, "gradient must be"),
     ],

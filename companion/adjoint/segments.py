@@ -1,0 +1,252 @@
+"""The backward pass over segments of steps that are taken once more, from the last to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from companion.adjoint.own_backward import Gradients, Record
+from companion.ode.checkpoints import Checkpoint, Checkpoints, random_state, set_random_state
+from companion.ode.field import Leaves, Time
+from companion.ode.integrate import Path
+from companion.ode.method import Method
+from companion.ode.problem import Problem
+from companion.ode.repeat import Repetition
+from companion.ode.solution import Stats
+
+#: A state that is reached again differs from the first by no more than so many units in the last
+#: place, also on a device that adds in an order of its own.
+MOST_ROUNDING = 1e4
+
+
+class Segments(Record):
+    """A solve as its checkpoints cut it.
+
+    Args:
+        problem: what was solved.
+        path: the solution.
+        checkpoints: what was kept on the way.
+    """
+
+    higher_order = True
+
+    def __init__(self, problem: Problem, path: Path, checkpoints: Checkpoints) -> None:
+        kept: list[Tensor] = []
+        self.stored = [_Stored(checkpoint, kept) for checkpoint in checkpoints.kept]
+        super().__init__(path, kept)
+        self.problem = problem
+        self.repetition = Repetition(problem, path, checkpoints)
+
+    def pull_back(
+        self,
+        kept: Sequence[Tensor],
+        outputs: Leaves,
+        grads: Leaves,
+        wanted: Sequence[Tensor],
+        stats: Stats,
+        *,
+        wants_times: bool,
+        wants_jumps: bool,
+    ) -> Gradients:
+        problem, method = self.problem, self.problem.method
+        nodes: Sequence[Time] = problem.times
+        jumps: Sequence[Tensor] = ()
+        if wants_times:
+            nodes = _leaves(problem.t.detach().double().unbind())
+        if wants_jumps:
+            jumps = _leaves(method.jump_nodes.values())
+            method = replace(method, jump_nodes=dict(zip(method.jump_t, jumps, strict=True)))
+        targets = [*wanted, *(nodes if wants_times else ()), *jumps]
+        sweep = _Sweep(self, kept, method, nodes, targets, stats)
+        device = problem.y0[0].device
+        before = random_state(device)
+        try:
+            y0 = sweep.run(outputs, grads)
+        finally:
+            set_random_state(device, before)
+        found = sweep.sums[: len(wanted)]
+        of_times = sweep.sums[len(wanted) :]
+        return Gradients(
+            _stacked(of_times[: len(nodes)]) if wants_times else None,
+            _stacked(of_times[len(of_times) - len(jumps) :]) if wants_jumps else None,
+            y0,
+            found,
+        )
+
+    def solve_again(self, t: Tensor, jumps: Leaves, y0: Leaves, args: tuple) -> Leaves:
+        problem, method = self.problem, self.problem.method
+        nodes = t.double().unbind() if t.requires_grad else problem.times
+        if jumps:
+            live = dict(zip(method.jump_t, (jump.double() for jump in jumps), strict=True))
+            method = replace(method, jump_nodes=live)
+        device = problem.y0[0].device
+        before = random_state(device)
+        try:
+            first = self.stored[0].with_start(nodes[0], y0)
+            _, states = self.repetition.segment(
+                problem.field(Stats(), args), method, first, self.repetition.steps, nodes, Stats()
+            )
+        finally:
+            set_random_state(device, before)
+        return [torch.stack(leaf) for leaf in zip(y0, *states, strict=True)]
+
+
+class _Stored:
+    """A checkpoint whose tensors are kept elsewhere.
+
+    Args:
+        checkpoint: what to store.
+        tensors: where its tensors are appended.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, tensors: list[Tensor]) -> None:
+        leaves, self._spec = tree_flatten(checkpoint.memory)
+        self._places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+        self._first = len(tensors)
+        tensors.extend(leaves[i] for i in self._places)
+        self._others = [None if isinstance(x, Tensor) else x for x in leaves]
+        self._checkpoint = checkpoint._replace(memory=None)
+        self.step = checkpoint.step
+
+    def tensors(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Its own among all that are kept."""
+        return kept[self._first :][: len(self._places)]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Checkpoint:
+        """The checkpoint with these tensors."""
+        leaves = list(self._others)
+        for i, x in zip(self._places, tensors, strict=True):
+            leaves[i] = x
+        return self._checkpoint._replace(memory=tree_unflatten(leaves, self._spec))
+
+    def with_start(self, node: Time, y: Leaves) -> Checkpoint:
+        """The first checkpoint with another initial state, and a node for the initial time."""
+        t, _, _, *others = self.with_tensors([None] * len(self._places)).memory
+        return self._checkpoint._replace(memory=(t, node, y, *others))
+
+    def with_leaves(self, checkpoint: Checkpoint, node: Time) -> tuple[Checkpoint, list[Tensor]]:
+        """The checkpoint with leaves of a graph for its tensors, and these leaves.
+
+        The node of the first one is that of the first time.
+        """
+        if self.step == 0:
+            leaves = _leaves(checkpoint.memory[2])
+            return self.with_start(node, leaves), leaves
+        leaves = _leaves(_tensors_of(checkpoint.memory))
+        return self.with_tensors(leaves), leaves
+
+
+class _Sweep:
+    """One backward pass.
+
+    Args:
+        segments: what to go over.
+        kept: the tensors of the checkpoints.
+        method: how to step, with the nodes of jump times.
+        nodes: the times asked for.
+        targets: what gradients are summed for.
+        stats: where evaluations are counted.
+
+    Attributes:
+        sums: the gradients with respect to the targets; None stands for zero.
+    """
+
+    def __init__(
+        self,
+        segments: Segments,
+        kept: Sequence[Tensor],
+        method: Method,
+        nodes: Sequence[Time],
+        targets: Sequence[Tensor],
+        stats: Stats,
+    ) -> None:
+        self.segments, self.kept = segments, kept
+        self.method, self.nodes, self.stats = method, nodes, stats
+        self.field = segments.problem.field(stats)
+        self.targets = targets
+        self.sums: list[Tensor | None] = [None] * len(targets)
+
+    def run(self, outputs: Leaves, grads: Leaves) -> Leaves:
+        """Go from the end to the beginning.
+
+        Args:
+            outputs: the states put out.
+            grads: the gradients of the loss with respect to them.
+
+        Returns:
+            The gradients with respect to the leaves of y0.
+        """
+        repetition = self.segments.repetition
+        last, count = repetition.steps, len(outputs[0])
+        known, after = [leaf[-1] for leaf in outputs], None
+        differs = []
+        for stored in reversed(self.segments.stored):
+            checkpoint = stored.with_tensors(stored.tensors(self.kept))
+            begin, leaves = stored.with_leaves(checkpoint, self.nodes[0])
+            with torch.enable_grad():
+                march, states = repetition.segment(
+                    self.field, self.method, begin, last, self.nodes, self.stats
+                )
+            values = [leaf for state in states for leaf in state]
+            first = count - len(states)
+            cotangents = [grad[i] for i in range(first, count) for grad in grads]
+            reached = states[-1] if after is None and states else march.y
+            if after is not None:
+                values += _tensors_of(march.remember())
+                cotangents += after
+            differs.append(self._differ(reached, known))
+            after = self._pull_back(values, cotangents, leaves)
+            last, count, known = stored.step, first, checkpoint.memory[2]
+        if bool(torch.stack(differs).any()):
+            raise ValueError(
+                "f returned something else when the steps were repeated, so that their gradient "
+                "would be wrong: make f a function of t, y and args alone (no counters, no "
+                "running averages), or use gradient='direct'"
+            )
+        return [
+            grad[0] if found is None else found + grad[0]
+            for found, grad in zip(after, grads, strict=True)
+        ]
+
+    @staticmethod
+    def _differ(reached: Leaves, known: Leaves) -> Tensor:
+        """Whether a state differs from what it was the first time by more than rounding."""
+        flags = []
+        for x, y in zip(reached, known, strict=True):
+            slack = MOST_ROUNDING * torch.finfo(y.dtype).eps * y.abs().amax()
+            flags.append(((x - y).abs() > slack).any())
+        return torch.stack(flags).any()
+
+    def _pull_back(
+        self, values: Leaves, cotangents: list[Tensor | None], leaves: Leaves
+    ) -> list[Tensor | None]:
+        """The gradients with respect to the leaves; those of the targets are added to the sums."""
+        pairs = zip(values, cotangents, strict=True)
+        live = [(x, grad) for x, grad in pairs if grad is not None and x.requires_grad]
+        if not live:
+            return [None] * len(leaves)
+        values, cotangents = zip(*live, strict=True)
+        sources = [*leaves, *self.targets]
+        found = torch.autograd.grad(values, sources, cotangents, allow_unused=True)
+        for i, grad in enumerate(found[len(leaves) :]):
+            if grad is not None:
+                self.sums[i] = grad if self.sums[i] is None else self.sums[i] + grad
+        return list(found[: len(leaves)])
+
+
+def _leaves(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [x.detach().requires_grad_() for x in tensors]
+
+
+def _tensors_of(memory: tuple) -> list[Tensor]:
+    return [x for x in tree_leaves(memory) if isinstance(x, Tensor)]
+
+
+def _stacked(grads: Sequence[Tensor | None]) -> Tensor:
+    """Gradients with respect to times as one tensor."""
+    zero = torch.zeros((), dtype=torch.float64)
+    return torch.stack([zero if grad is None else grad.to(zero) for grad in grads])

@@ -1,0 +1,110 @@
+"""What it takes to repeat a solve from any of some places on its way."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from companion.ode.field import Leaves
+from companion.ode.observe import Observer
+from companion.ode.runge_kutta import RungeKuttaMarch
+
+#: Checkpoints for every step of a segment.  A step's graph is that many times larger than a
+#: state, or more: its stages, and what f computes on the way to each.
+PER_STEP = 16
+
+
+class Checkpoint(NamedTuple):
+    """Where a solve was before one of its steps.
+
+    Attributes:
+        step: number of the step.
+        output: number of the next state to be put out.
+        memory: see `RungeKuttaMarch.remember`.
+        random: the states of the random number generators.
+    """
+
+    step: int
+    output: int
+    memory: Any
+    random: list[Tensor]
+
+
+class Checkpoints(Observer):
+    """Checkpoints on the way of a solve, at equal numbers of steps.
+
+    When there are too many, every other one is dropped.  Without a limit there are too many when
+    there are more than ``PER_STEP`` for every step between two of them, so that both numbers grow
+    like the square root of the number of steps.
+
+    Args:
+        device: of the state.
+        limit: how many to keep at most.
+
+    Attributes:
+        knots: the times at which the accepted steps began, and where the last one ended.
+        notes: for every time in knots the note of the step that ended there.
+        kept: the checkpoints.
+        random: for every accepted step the states of the random number generators before it;
+            equal ones are the same list.
+    """
+
+    def __init__(self, device: torch.device, limit: int | None) -> None:
+        self.device, self.limit = device, limit
+        self.knots = array("d")
+        self.notes: list[Any] = []
+        self.kept: list[Checkpoint] = []
+        self.random: list[list[Tensor]] = []
+        self._stride = 1
+        self._state, self._content = [], None
+        self._note_random_state()
+
+    def look(self, march: RungeKuttaMarch, output: int) -> None:
+        """To be called at the beginning of every step, when the one before has been read out."""
+        number = len(self.knots)
+        self.knots.append(march.t)
+        self.notes.append(march.note)
+        if number % self._stride:
+            return
+        self.kept.append(Checkpoint(number, output, march.remember(), self._state))
+        most = PER_STEP * self._stride if self.limit is None else self.limit
+        if len(self.kept) > most:
+            self.kept = self.kept[::2]
+            self._stride *= 2
+
+    def close(self, march: RungeKuttaMarch) -> None:
+        """To be called after the last step."""
+        self.knots.append(march.t)
+        self.notes.append(march.note)
+
+    def tried(self, t: float, y: Leaves, h: float) -> None:
+        self._note_random_state()
+
+    def accepted(self, t: float, y: Leaves, h: float) -> None:
+        self.random.append(self._state)
+        # What is drawn from here on to know f at the end of the step belongs to the next one.
+        self._note_random_state()
+
+    def _note_random_state(self) -> None:
+        state = random_state(self.device)
+        content = [part.numpy().tobytes() for part in state]
+        if content != self._content:
+            self._state, self._content = state, content
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """The states of the random number generators that f may draw from."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    """Go back to these states."""
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)
