@@ -24,8 +24,12 @@ _HOME = {
     "FixedStep": "companion.ode",
     "PID": "companion.ode",
     "SolverError": "companion.ode",
-    "Direct": "companion.adjoint",
     "Backsolve": "companion.adjoint",
+    "Checkpointed": "companion.adjoint",
+    "Direct": "companion.adjoint",
+    "Gauss": "companion.adjoint",
+    "Implicit": "companion.adjoint",
+    "Reversible": "companion.adjoint",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

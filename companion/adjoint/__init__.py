@@ -12,12 +12,26 @@ from companion.adjoint.backsolve import Backsolve, LostStateWarning
 from companion.adjoint.checkpointed import Checkpointed
 from companion.adjoint.direct import Direct
 from companion.adjoint.gauss import Gauss
-from companion.adjoint.implicit import Implicit, NotSteady
+from companion.adjoint.implicit import Implicit
+from companion.adjoint.reversible import LostState, Reversible
+from companion.adjoint.steady import NotSteady
 from companion.ode.integrate import Path
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
-__all__ = ["STRATEGIES", "Backsolve", "Checkpointed", "Direct", "Gauss", "Gradient", "Implicit", "LostStateWarning", "NotSteady"]
+__all__ = [
+    "STRATEGIES",
+    "Backsolve",
+    "Checkpointed",
+    "Direct",
+    "Gauss",
+    "Gradient",
+    "Implicit",
+    "LostState",
+    "LostStateWarning",
+    "NotSteady",
+    "Reversible",
+]
 
 
 class Gradient(Protocol):
@@ -27,4 +41,11 @@ class Gradient(Protocol):
 
 
 #: Strategies by the name that ``solve(gradient=...)`` takes.
-STRATEGIES: dict[str, type[Gradient]] = {"direct": Direct, "checkpointed": Checkpointed, "backsolve": Backsolve, "gauss": Gauss, "implicit": Implicit}
+STRATEGIES: dict[str, type[Gradient]] = {
+    "direct": Direct,
+    "checkpointed": Checkpointed,
+    "backsolve": Backsolve,
+    "gauss": Gauss,
+    "reversible": Reversible,
+    "implicit": Implicit,
+}

@@ -134,7 +134,7 @@ class AdjointField:
         with torch.enable_grad():
             rates = self.field(t, y)
         # The minus sign of da/dt = -a df/dy.
-        minus_a = [-a for a in leaves[half:]]
+        minus_a = [-leaves[half + i] for i in range(half)]
         pulled = pulled_back(rates, [*y, *self.wanted], minus_a, create_graph=twice)
         adjoint_rates = [
             torch.zeros_like(x) if grad is None else grad

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from companion.adjoint.trees import detached, tensors_in
 from companion.ode.problem import Problem
+from companion.ode.random import random_state_kept
 from companion.ode.solution import Stats
 
 
@@ -81,13 +82,14 @@ def _held_by_function(function: FunctionType) -> Iterable[Any]:
 def captured(problem: Problem, known: Iterable[Tensor], stats: Stats) -> list[Tensor]:
     """Leaf tensors that f uses, besides its arguments and the ``known`` leaves.
 
-    Found by evaluating f once, at the initial state; the evaluation is counted in ``stats``.
+    Found by evaluating f once, at the initial state; the evaluation is counted in ``stats``, and
+    the random numbers that it draws are drawn again by the solve.
 
     Raises:
         ValueError: if f uses a tensor that was computed from others outside of f, whose
             gradient could not be carried on from there.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), random_state_kept(problem.y0[0].device):
         # Whatever is created from here on has a larger sequence number.
         start = torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
         args = detached(problem.args)

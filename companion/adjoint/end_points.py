@@ -76,8 +76,7 @@ class EndPoints:
         low, high = min(t, end), max(t, end)
         on_the_way = [tau for tau in self._jumps if low <= tau <= high]
         return sorted(
-            (tau for tau in on_the_way if tau not in (t, self._times[0])),
-            reverse=t > end
+            (tau for tau in on_the_way if tau not in (t, self._times[0])), reverse=t > end
         )
 
     def _rates(self, t: float, y: Leaves, side: float) -> Leaves:

@@ -51,8 +51,8 @@ class Gauss(ContinuousAdjoint):
     steps by the coefficients of their polynomials, a few states a step, and not with the cost
     of f.
 
-    The gradient has the error of the backward solve, and that of the dense output, whose order
-    plus one is the most that the gradient's can be.
+    The gradient has the error of the backward solve, and feels that of the dense output: with
+    explicit methods it is of the order of the method.
 
     Args:
         method, rtol, atol, control, first_step, max_steps: of the backward solve, as in
@@ -76,10 +76,7 @@ class Gauss(ContinuousAdjoint):
 
     def record(self, problem: Problem, stats: Stats) -> Record:
         path = integrate(replace(problem, dense=True), list(problem.y0), problem.times, stats)
-        record = _GaussRecord(problem, self.method_after(problem, path.size), path)
-        if not problem.dense:
-            record.path = replace(path, dense=None)
-        return record
+        return _GaussRecord(problem, self.method_after(problem, path.size), path)
 
 
 class _GaussRecord(ContinuousRecord):
@@ -87,7 +84,7 @@ class _GaussRecord(ContinuousRecord):
 
     def __init__(self, problem: Problem, method: Method, path: Path) -> None:
         kept = [leaf for power in path.dense.coefficients for leaf in power]
-        super().__init__(problem, method, path, kept)
+        super().__init__(problem, method, replace(path, dense=None), kept)
         self.steps = Steps(path.dense)
 
     def walk(
@@ -126,9 +123,7 @@ class CostateField:
         _, y, rates = self._last
         # The Jacobian of this field, which implicit methods want, is that of a vjp.
         twice = torch.is_grad_enabled()
-        pulled = pulled_back(
-            rates, y, [-leaf for leaf in a], retain_graph=True, create_graph=twice
-        )
+        pulled = pulled_back(rates, y, [-leaf for leaf in a], retain_graph=True, create_graph=twice)
         return [
             torch.zeros_like(leaf) if grad is None else grad
             for leaf, grad in zip(a, pulled, strict=True)

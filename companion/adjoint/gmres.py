@@ -75,7 +75,7 @@ def _cycle(product: Callable[[Tensor], Tensor], residual: Tensor, goal: float) -
         if length == 0 or float(torch.linalg.vector_norm(matrix @ weights - right)) <= goal:
             break
         basis[k] = vector / length
-    return basis[:k].mT.mv(weights[:, 0].to(basis))
+    return _combined(weights[:, 0].to(basis), basis[:k])
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,8 +83,17 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
 
     Gram-Schmidt, twice: once is not orthogonal to rounding.
     """
-    first = basis.mv(vector)
-    vector = vector - basis.mT.mv(first)
-    second = basis.mv(vector)
-    vector = vector - basis.mT.mv(second)
+    first = _components(vector, basis)
+    vector = vector - _combined(first, basis)
+    second = _components(vector, basis)
+    vector = vector - _combined(second, basis)
     return vector, torch.cat([first + second, torch.linalg.vector_norm(vector)[None]])
+
+
+# No matrix products, which lose digits under autocast and to TF32.
+def _components(vector: Tensor, basis: Tensor) -> Tensor:
+    return (basis * vector).sum(-1)
+
+
+def _combined(coefficients: Tensor, basis: Tensor) -> Tensor:
+    return (coefficients[:, None] * basis).sum(0)

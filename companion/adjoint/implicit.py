@@ -18,28 +18,13 @@ import torch
 from torch import Tensor
 
 from companion.adjoint.continuous import pulled_back
-from companion.adjoint.linearised import Linearised, SingularJacobian
+from companion.adjoint.linearised import SingularJacobian
 from companion.adjoint.own_backward import Gradients, OwnBackward, Record
-from companion.ode.errors import SolverError
+from companion.adjoint.steady import Surroundings
 from companion.ode.field import Leaves, time_dtype
 from companion.ode.integrate import Path
-from companion.ode.jacobian import RealSpace
-from companion.ode.norm import Allowance
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
-
-#: How far the last state may be from the steady state, in tolerances.  Explicit methods whose
-#: steps adapt hover about a stable steady state at a distance of up to three.
-MOST_TOLERANCES = 10.0
-#: Newton corrections to the last state at most.
-CORRECTIONS = 10
-#: A correction that is not this much smaller than the one before has another reason than the
-#: curvature of f.
-SLOW = 0.3
-
-
-class NotSteady(SolverError):
-    """The last state of a solve is no steady state, or one without a derivative."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +40,16 @@ class Implicit(OwnBackward):
     units and knows how slow the slowest component is.  Every entry of it may be at most ten times
     ``atol + rtol * abs(y)``.  The corrections are then applied until they vanish in rounding, so
     that neither the last state nor the gradient is limited by the tolerances.  So a solve needs
-    to go on just until its transients are as small as its tolerances.
+    to go on just until its transients are as small as its tolerances; implicit methods such as
+    "kvaerno5" take few steps to get there.
 
     The gradient is that of the steady state whether it is stable or not; a solve ends at one that
-    is not only if it begins there.  Memory and time for the linear systems are those of a matrix
-    of :math:`n \times n` for states of n <= 512 real entries; for larger ones GMRES takes over,
-    with products at the cost of one backward pass through f each.
+    is not only if it begins there.
+
+    For states of n <= 512 real entries two or three Jacobians are computed and factorised, at the
+    end of the forward solve; the backward pass costs an evaluation of f and a vector-Jacobian
+    product.  For larger states both passes take products with the Jacobian, for GMRES, at about
+    the cost of one backward pass through f each.
 
     Args:
         params: see `companion.adjoint.own_backward.OwnBackward`.
@@ -79,27 +68,26 @@ class Implicit(OwnBackward):
             )
 
     def record(self, problem: Problem, stats: Stats) -> Record:
-        return _SteadyState(problem, super().solve(problem, stats), stats)
+        return _SteadyRecord(problem, super().solve(problem, stats), stats)
 
     def solve(self, problem: Problem, stats: Stats) -> Path:
         # The same values, checked in the same way, whether a gradient is wanted or not.
         return self.record(problem, stats).path
 
 
-class _SteadyState(Record):
+class _SteadyRecord(Record):
     """Keeps the factors of the Jacobian, where it was factorised."""
 
     def __init__(self, problem: Problem, path: Path, stats: Stats) -> None:
-        self.problem = problem
         y = [leaf[-1] for leaf in path.leaves]
-        self.space = RealSpace(y)
-        self.unit = self._tolerances(y)
-        x, linear = self._polished(self.space.pack(y), stats)
+        near = Surroundings(problem, y, stats)
+        x, linear = near.steady_state(near.space.pack(y))
         leaves = [
             torch.cat([leaf[:-1], end[None]])
-            for leaf, end in zip(path.leaves, self.space.unpack(x), strict=True)
+            for leaf, end in zip(path.leaves, near.space.unpack(x), strict=True)
         ]
         super().__init__(replace(path, leaves=leaves), linear.factors or ())
+        self.problem = problem
 
     def pull_back(
         self,
@@ -118,117 +106,32 @@ class _SteadyState(Record):
                 "have no gradient here: use gradient='checkpointed' (Checkpointed), or let the "
                 "loss use y[-1] alone"
             )
-        problem = self.problem
-        y = [leaf[-1] for leaf in outputs]
-        products: Sequence[Tensor | None] = ()
-        if wanted:
-            linear = self._linearised(self.space.pack(y), stats)
-            linear.factors = tuple(kept) or None
-            try:
-                costate = linear.solve_transposed(self.space.pack([grad[-1] for grad in grads]))
-            except SingularJacobian as error:
-                raise self._singular(error, stats) from error
-            with torch.enable_grad():
-                rates = problem.field(stats)(problem.times[-1], y)
-            products = pulled_back(rates, wanted, self.space.unpack(-costate))
-        dtype = time_dtype(y)
-        times, jumps = len(outputs[0]), len(problem.method.jump_t)
+        y, ends = ([leaf[-1] for leaf in leaves] for leaves in (outputs, grads))
+        times, jumps = len(outputs[0]), len(self.problem.method.jump_t)
+        zeros = y[0].new_zeros(max(times, jumps), dtype=time_dtype(y))
         return Gradients(
-            y[0].new_zeros(times, dtype=dtype) if wants_times else None,
-            y[0].new_zeros(jumps, dtype=dtype) if wants_jumps else None,
+            zeros[:times] if wants_times else None,
+            zeros[:jumps] if wants_jumps else None,
             [torch.zeros_like(leaf) for leaf in y],
-            products,
+            self._products(kept, y, ends, wanted, stats) if wanted else (),
         )
 
-    def _polished(self, x: Tensor, stats: Stats) -> tuple[Tensor, Linearised]:
-        """The steady state near the last state, and f in its neighbourhood.
-
-        Raises:
-            NotSteady: if there is none within the tolerances.
-        """
-        rate = before = None
-        for _ in range(CORRECTIONS):
-            linear, last = self._linearised(x, stats), rate
-            rate = self._rate(x, stats)
-            try:
-                correction = linear.solve(-rate)
-                size = self._size(correction)
-                if before is None:
-                    self._require_near(size, stats)
-                elif not size <= SLOW * self._size(before):
-                    # It is either made of rounding errors, or of a Jacobian that changes much
-                    # within the tolerances.
-                    self._require_same(linear.solve(-last), before, stats)
-                    break
-            except SingularJacobian as error:
-                raise self._singular(error, stats) from error
-            # Rounded to the precision of the state, which is what f is given.
-            x = self.space.pack(self.space.unpack(x + correction))
-            if before is not None and size <= self._rounding * self._size(x):
-                break
-            before = correction
-        return x, linear
-
-    @property
-    def _rounding(self) -> float:
-        """After a correction that is relatively smaller, the next would be rounded away."""
-        return torch.finfo(self.space.dtype).eps ** 0.75
-
-    def _linearised(self, x: Tensor, stats: Stats) -> Linearised:
-        field, t = self.problem.field(stats), self.problem.times[-1]
-        return Linearised(field, self.space, t, x, self.unit, stats)
-
-    def _rate(self, x: Tensor, stats: Stats) -> Tensor:
-        field = self.problem.field(stats)
-        return self.space.pack(field(self.problem.times[-1], self.space.unpack(x)))
-
-    def _tolerances(self, y: Leaves) -> Tensor:
-        """What the tolerances allow each entry of the state to be off, shape (n,)."""
-        method = self.problem.method
-        allowed = Allowance(method.rtol, method.atol, y)(y)
-        unit = self.space.pack(
-            [
-                torch.complex(most, most) if leaf.is_complex() else most
-                for most, leaf in zip(allowed, y, strict=True)
-            ]
-        )
-        if not len(unit):
-            return unit
-        # Without atol nothing is allowed where the state is zero; a unit must be positive.
-        return unit.clamp_min(torch.finfo(unit.dtype).eps * float(unit.max()))
-
-    def _size(self, x: Tensor) -> float:
-        """The largest entry, in tolerances."""
-        return float(torch.linalg.vector_norm(x / self.unit, torch.inf)) if len(x) else 0.0
-
-    def _require_near(self, size: float, stats: Stats) -> None:
-        if not size <= MOST_TOLERANCES:
-            raise self._error(
-                f"the last state is not steady: by Newton's method the steady state is {size:.2g} "
-                f"tolerances away, and may be {MOST_TOLERANCES:.0f}. Solve to a later time, or "
-                "with larger rtol and atol; if f keeps changing with t, there is no steady state, "
-                "and the gradient of the state at this time is that of gradient='checkpointed'",
-                stats,
-            )
-
-    def _require_same(self, again: Tensor, correction: Tensor, stats: Stats) -> None:
-        """The correction of the same rates must not depend on where J is taken nearby."""
-        if not self._size(again - correction) <= 0.5 * self._size(correction):
-            raise self._error(
-                "the Jacobian df/dy changes by its own size within the tolerances: the steady "
-                "state is marginal, with a singular Jacobian at it, or f is not smooth there, and "
-                "it has no derivative. Make rtol and atol smaller, or use gradient='checkpointed'",
-                stats,
-            )
-
-    def _singular(self, error: SingularJacobian, stats: Stats) -> NotSteady:
-        return self._error(
-            f"{error}, so that f does not determine the steady state: it may have a conserved "
-            "quantity, whose value comes from y0, or be marginal. Eliminate what is conserved "
-            "from the state, or use gradient='checkpointed'",
-            stats,
-        )
-
-    def _error(self, message: str, stats: Stats) -> NotSteady:
-        steps = stats.accepted + stats.rejected
-        return NotSteady(f"Implicit: {message}", t=self.problem.times[-1], h=0.0, steps=steps)
+    def _products(
+        self,
+        kept: Sequence[Tensor],
+        y: Leaves,
+        grads: Leaves,
+        wanted: Sequence[Tensor],
+        stats: Stats,
+    ) -> list[Tensor | None]:
+        """The gradients with respect to what f depends on."""
+        near = Surroundings(self.problem, y, stats)
+        linear = near.linearised(near.space.pack(y))
+        linear.factors = tuple(kept) or None
+        try:
+            costate = linear.solve_transposed(near.space.pack(grads))
+        except SingularJacobian as error:
+            raise near.singular(error) from error
+        with torch.enable_grad():
+            rates = self.problem.field(stats)(self.problem.times[-1], y)
+        return pulled_back(rates, wanted, near.space.unpack(-costate))

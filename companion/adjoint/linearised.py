@@ -145,9 +145,11 @@ def condition(matrix: Tensor, lu: Tensor, pivots: Tensor) -> float:
     n = len(matrix)
     identity = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
     inverse = torch.linalg.lu_solve(lu, pivots, identity).abs()
+    matrix = matrix.abs()
     vector, logarithm = matrix.new_ones(n), matrix.new_zeros(())
     for _ in range(POWER if n else 0):
-        vector = inverse.mv(matrix.abs().mv(vector))
+        # No matrix products, which lose digits under autocast.
+        vector = (inverse * (matrix * vector).sum(-1)).sum(-1)
         largest = vector.max()
         vector, logarithm = vector / largest, logarithm + largest.log()
     return math.exp(float(logarithm) / POWER)

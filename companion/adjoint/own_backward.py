@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ class OwnBackward(ABC):
         TypeError: if ``params`` is not an iterable of tensors.
     """
 
-    params: Iterable[Tensor] | None = None
+    params: Iterable[Tensor] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.params is None:
@@ -175,9 +175,7 @@ class OwnBackward(ABC):
         leaves = _Solved.apply(solve, *inputs)
         return replace(solve.record.path, leaves=list(leaves))
 
-    def _parameters(
-        self, problem: Problem, others: Sequence[Tensor], stats: Stats
-    ) -> list[Tensor]:
+    def _parameters(self, problem: Problem, others: Sequence[Tensor], stats: Stats) -> list[Tensor]:
         """The tensors whose gradients are wanted, besides the ``others``."""
         if not torch.is_grad_enabled():
             return []

@@ -27,7 +27,7 @@ from companion.adjoint.own_backward import Gradients, OwnBackward, Record
 from companion.ode.control import FixedStep, require_number
 from companion.ode.errors import SolverError
 from companion.ode.field import Leaves, Time
-from companion.ode.integrate import Path, _require_finite
+from companion.ode.integrate import Path, require_finite
 from companion.ode.norm import Allowance, rms_norm
 from companion.ode.problem import Problem
 from companion.ode.read_back import read_back
@@ -143,7 +143,7 @@ def _path(problem: Problem, march: ReversibleMarch) -> Path:
         for observer in problem.method.observers:
             observer.finished()
     leaves = [torch.stack(leaf) for leaf in zip(*states, strict=True)]
-    _require_finite(leaves, march)
+    require_finite(leaves, march)
     return Path(problem.times, leaves, march.size)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from companion.adjoint.own_backward import Gradients, Record
-from companion.ode.checkpoints import Checkpoint, Checkpoints, random_state, set_random_state
+from companion.ode.checkpoints import Checkpoint, Checkpoints
 from companion.ode.field import Leaves, Time
 from companion.ode.integrate import Path
 from companion.ode.method import Method
 from companion.ode.problem import Problem
+from companion.ode.random import random_state_kept
 from companion.ode.repeat import Repetition
 from companion.ode.solution import Stats
 
@@ -62,12 +63,8 @@ class Segments(Record):
             method = replace(method, jump_nodes=dict(zip(method.jump_t, jumps, strict=True)))
         targets = [*wanted, *(nodes if wants_times else ()), *jumps]
         sweep = _Sweep(self, kept, method, nodes, targets, stats)
-        device = problem.y0[0].device
-        before = random_state(device)
-        try:
+        with random_state_kept(problem.y0[0].device):
             y0 = sweep.run(outputs, grads)
-        finally:
-            set_random_state(device, before)
         found = sweep.sums[: len(wanted)]
         of_times = sweep.sums[len(wanted) :]
         return Gradients(
@@ -83,15 +80,11 @@ class Segments(Record):
         if jumps:
             live = dict(zip(method.jump_t, (jump.double() for jump in jumps), strict=True))
             method = replace(method, jump_nodes=live)
-        device = problem.y0[0].device
-        before = random_state(device)
-        try:
-            first = self.stored[0].with_start(nodes[0], y0)
+        first, steps = self.stored[0].with_start(nodes[0], y0), self.repetition.steps
+        with random_state_kept(problem.y0[0].device):
             _, states = self.repetition.segment(
-                problem.field(Stats(), args), method, first, self.repetition.steps, nodes, Stats()
+                problem.field(Stats(), args), method, first, steps, nodes, Stats()
             )
-        finally:
-            set_random_state(device, before)
         return [torch.stack(leaf) for leaf in zip(y0, *states, strict=True)]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from companion.ode.field import Leaves
 from companion.ode.observe import Observer
+from companion.ode.random import random_state
 from companion.ode.runge_kutta import RungeKuttaMarch
 
 #: Checkpoints for every step of a segment.  A step's graph is that many times larger than a
@@ -93,18 +94,3 @@ class Checkpoints(Observer):
         content = [part.numpy().tobytes() for part in state]
         if content != self._content:
             self._state, self._content = state, content
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """The states of the random number generators that f may draw from."""
-    states = [torch.get_rng_state()]
-    if device.type != "cpu":
-        states.append(torch.get_device_module(device).get_rng_state(device))
-    return states
-
-
-def set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    """Go back to these states."""
-    torch.set_rng_state(states[0])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[1], device)

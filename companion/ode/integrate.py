@@ -96,7 +96,7 @@ def _path(
         times = (*times[: len(states)], crossing.t)
         states.append(march.shortened(crossing.t))
     leaves = [torch.stack(leaf) for leaf in zip(*states, strict=True)]
-    _require_finite(leaves, march)
+    require_finite(leaves, march)
     dense = None
     if problem.dense:
         if not pieces:
@@ -116,7 +116,7 @@ def _precedes(time: float, event: float, times: Sequence[float]) -> bool:
 
 
 @torch.no_grad()
-def _require_finite(leaves: Leaves, march: March) -> None:
+def require_finite(leaves: Leaves, march: March) -> None:
     if not all(map(all_finite, leaves)):
         states = enumerate(zip(*leaves, strict=True))
         first = next(i for i, state in states if not all(map(all_finite, state)))

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from companion.ode.begin import begin
-from companion.ode.checkpoints import Checkpoint, Checkpoints, set_random_state
+from companion.ode.checkpoints import Checkpoint, Checkpoints
 from companion.ode.field import Field, Leaves, Time
 from companion.ode.integrate import Path
 from companion.ode.method import Method
 from companion.ode.observe import Observer
 from companion.ode.problem import Problem
+from companion.ode.random import set_random_state
 from companion.ode.runge_kutta import RungeKuttaMarch
 from companion.ode.solution import Stats
 

@@ -167,7 +167,7 @@ class ReversibleKnownSteps(ReversibleMarch):
     """Without error control the host need not wait, and a look at the distance costs a wait.
 
     It looks after the first step, and then after half of the steps that the distance would need
-    to become too large, if it went on to grow by the same amount or by the same factor.
+    to become too large, if it went on to grow by the same factor, but after no more than before.
     """
 
     def _too_far(self) -> bool:
@@ -180,10 +180,7 @@ class ReversibleKnownSteps(ReversibleMarch):
         now = max(read_back(self._distance()), last)
         if now > self.drift:
             return True
-        # No more than it has been watched for.
         wait = min(n, LONGEST_WAIT)
-        if now > 0:
-            wait = min(wait, 0.5 * n * (self.drift / now - 1))
         if now > last > 0:
             wait = min(wait, 0.5 * (n - before) * math.log(self.drift / now) / math.log(now / last))
         self._next_look, self._last_look = n + max(1, int(wait)), (n, now)

@@ -168,6 +168,24 @@ def test_a_lost_state_is_told(control):
         run(41)
 
 
+def test_without_anchors_the_state_goes_on_from_where_it_was_reconstructed():
+    """The same where the flow can be reversed; lost where it cannot, however many outputs."""
+
+    def run(strategy, rate):
+        y0 = torch.zeros(1, dtype=F64, requires_grad=True)
+        t = torch.linspace(0, 1, 41, dtype=F64)
+        f = lambda t, y: -rate * torch.sin(y - torch.cos(t))  # noqa: E731
+        (-solve(f, y0, t, gradient=strategy).y.pow(2)).sum().backward()
+        return float(y0.grad)
+
+    assert run(Backsolve(anchored=False), 2.0) == pytest.approx(run(Backsolve(), 2.0), rel=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        anchored = run(Backsolve(), 40.0)
+    with pytest.warns(LostStateWarning, match="leave out anchored=False"):
+        assert run(Backsolve(anchored=False), 40.0) != pytest.approx(anchored, rel=1e-4)
+
+
 def test_a_component_of_its_own_size_may_be_lost():
     """One large component at rest must not hide that a small one is gone."""
     p = torch.tensor(1.0, dtype=F64, requires_grad=True)
@@ -304,6 +322,7 @@ def test_params_are_taken_literally():
         ({"params": 5}, TypeError, "iterable of tensors, got int"),
         ({"params": [1.0]}, TypeError, "params holds a float"),
         ({"rtol": "a"}, TypeError, "Backsolve: rtol must be a number"),
+        ({"anchored": 1}, TypeError, "Backsolve: anchored must be True or False, got 1"),
         ({"max_steps": 0}, ValueError, "Backsolve: max_steps"),
         ({"method": "rk4"}, ValueError, "Backsolve: method 'rk4' has no error estimate"),
     ],

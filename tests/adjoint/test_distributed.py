@@ -24,8 +24,11 @@ SECONDS = 300
 #: Of the optimiser: DDP notices in the second what it missed in the first.
 STEPS = 2
 
-#: How to solve, and how far the gradients may be apart.
-FIXED = {"t": [0.0, 1.0], "method": "rk4", "control": FixedStep(0.125)}, 1e-11
+#: Steps that do not adapt have tolerances only for what else a norm over the batch decides, such
+#: as when the reversible method re-synchronises: never, so that all processes do the same.
+LOOSE = {"rtol": 0.1, "atol": 0.1}
+#: How to solve, and how far the gradients may be apart, relatively.
+FIXED = {"t": [0.0, 1.0], "method": "rk4", "control": FixedStep(0.125), **LOOSE}, 1e-11
 ADAPTIVE = {"t": [0.0, 0.6, 1.0], "rtol": 1e-9, "atol": 1e-9}, 1e-6
 STEADY = {"t": [0.0, 30.0]}, 1e-11
 
@@ -79,8 +82,10 @@ def train(model, x, labels):
 def cases():
     """For every strategy: how to solve, an unused parameter or not, told to DDP or not."""
     for name in STRATEGIES:
-        solves = (STEADY,) if name == "implicit" else (FIXED, ADAPTIVE)
-        for options, unused, told in product(solves, (False, True), (False, True)):
+        if name != "implicit":
+            yield name, ADAPTIVE, False, False
+        options = STEADY if name == "implicit" else FIXED
+        for unused, told in product((False, True), repeat=2):
             # DDP waits for gradients of all parameters that it was not told may be missing.  Of
             # those that f holds all strategies but one have a gradient, if only zero.
             if told or not unused or name != "direct":
@@ -133,7 +138,7 @@ def title(case):
     return "-".join([name, kind, *["unused"] * unused, *["told"] * told])
 
 
-@pytest.mark.parametrize("case", cases(), ids=title)
+@pytest.mark.parametrize("case", list(cases()), ids=title)
 def test_gradients_of_two_processes(together, case):
     name, (options, rtol), unused, _ = case
     expected = train(Classifier(unused, options, name), *batch())
@@ -147,8 +152,8 @@ def test_gradients_of_two_processes(together, case):
 
 def test_the_processes_see_different_samples(together):
     """Half the batch has another gradient: what agrees above was put together by DDP."""
-    case = next(cases())
+    case = "direct", FIXED, False, False
     x, labels = (part.chunk(PROCESSES)[0] for part in batch())
-    alone = train(Classifier(False, FIXED[0], case[0]), x, labels)
+    alone = train(Classifier(False, FIXED[0], "direct"), x, labels)
     for gradient, other in zip(together[0][title(case)][0], alone[0], strict=True):
         assert (gradient - other).norm() > 1e-3 * other.norm()

@@ -271,6 +271,13 @@ def test_marginal_states_are_refused(either, rate):
         )
 
 
+def test_a_marginal_state_is_refused_however_close_it_is(either):
+    """Newton's correction is 1e-12 here, and changes nothing, but in the Jacobian."""
+    y0 = torch.tensor([1 + 2e-12], dtype=F64)
+    with pytest.raises(NotSteady, match="marginal"):
+        solve(lambda t, y: -((y - 1) ** 2), y0, [0.0, 1.0], gradient=Implicit())
+
+
 def test_states_that_stand_still_are_refused():
     with pytest.raises(NotSteady, match=r"singular.*marginal"):
         solve(lambda t, y: 0 * y, torch.ones(2), [0.0, 1.0], gradient=Implicit())
@@ -382,15 +389,27 @@ def test_values_do_not_depend_on_whether_a_gradient_is_wanted():
             solve(logistic, torch.ones(1), [0.0, 1.0], args=(1.0, 2.0), gradient=i)
 
 
-@pytest.mark.parametrize("y0", [torch.zeros(2, dtype=F64), torch.tensor([1.0, -2.0], dtype=F64)])
-def test_no_state_at_zero_is_close_enough_without_atol(y0):
-    """Where the state goes to zero, rtol alone is satisfied by zero only."""
-    k = torch.tensor([0.0, 1.0], dtype=F64)
-    solved = functools.partial(solve, lambda t, y: k - y, gradient=Implicit(), rtol=1e-3)
-    if y0.any():
+@pytest.mark.parametrize("start", [0.0, 1e-3])
+def test_without_atol_a_state_at_zero_must_be_zero(either, start):
+    """rtol allows nothing there, but that is no reason to refuse what needs nothing."""
+    k = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
+    solved = functools.partial(
+        solve,
+        lambda t, y: k - y,
+        torch.tensor([start, 0.0], dtype=F64),
+        [0.0, 20.0],
+        method="rk4",
+        control=FixedStep(0.25),
+        gradient=Implicit(),
+        atol=0.0,
+    )
+    if start:
         with pytest.raises(NotSteady):
-            solved(y0, [0.0, 20.0], atol=0.0)
-    assert torch.allclose(solved(y0, [0.0, 30.0], atol=1e-6).y[-1], k)
+            solved()
+        return
+    y = solved().y[-1]
+    assert y.tolist() == pytest.approx([0, 1])
+    assert torch.autograd.grad(y.sum(), k)[0].tolist() == pytest.approx([1, 1])
 
 
 def test_cost_and_memory_do_not_grow_with_the_steps():
@@ -437,6 +456,26 @@ def test_empty_parts_of_a_state():
     assert torch.autograd.grad(y[0][-1].sum() + y[1].sum(), k)[0].item() == pytest.approx(1)
     nothing = solve(lambda t, y: -y, torch.zeros(0), [0.0, 1.0], gradient=Implicit()).y
     assert nothing.shape == (2, 0)
+
+
+def test_autocast_is_for_f_alone(either):
+    """bfloat16, which has no more than three digits, would ruin the linear algebra."""
+    a = torch.linspace(1, 2, 40, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = solve(
+            lambda t, y: 1 - a * y + 0.3 * torch.roll(y, 1),
+            torch.zeros(40),
+            [0.0, 30.0],
+            gradient=Implicit(),
+            rtol=1e-4,
+            atol=1e-4,
+        ).y[-1]
+    (grad,) = torch.autograd.grad(y.pow(2).sum(), a)
+    exact = torch.linalg.solve(
+        torch.diag(a) - 0.3 * torch.roll(torch.eye(40), 1, 0), torch.ones(40)
+    )
+    (expected,) = torch.autograd.grad(exact.pow(2).sum(), a)
+    assert (grad - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_params_name_what_a_gradient_is_wanted_of():

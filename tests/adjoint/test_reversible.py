@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from benchmarks.live_bytes import peak_bytes
+from benchmarks.live_bytes import LiveBytes
 from companion import FixedStep, solve
 from companion.adjoint.reversible import LostState, Reversible
 from companion.ode import PID, FixedGrid, SciPy, Stats, tableaus
@@ -218,10 +218,15 @@ def test_memory_does_not_grow_with_the_steps():
         run(steps).y[-1].sum().backward()
         net.zero_grad()
 
+    def peak(steps):
+        with LiveBytes() as count:
+            backward(steps)
+        return count.peak
+
     # Times are not tensors: one float a step.
     assert saved_bytes(lambda: run(10).y)[0] == saved_bytes(lambda: run(320).y)[0]
     backward(5)
-    assert peak_bytes(lambda: backward(80)) <= peak_bytes(lambda: backward(10))
+    assert peak(80) <= peak(10)
 
 
 def test_memory_grows_by_two_states_a_reset():
@@ -257,6 +262,31 @@ def test_evaluations_of_f(method):
         assert stats.evaluations == 2 + tried * stages + stats.accepted * (stages + 1)
     else:
         assert stats.evaluations == 1 + 2 * stages * stats.accepted
+
+
+@pytest.mark.parametrize("factor", [1.1, 1.5, 2.0, 4.0])
+def test_a_distance_that_grows_is_seen_in_time(monkeypatch, factor):
+    """Not once it is twice too large, for the price of no look a step while it is small."""
+    f = lambda t, y: -y  # noqa: E731
+    problem = pose(f, Y0, [0.0, 1.0], (), Method("rk4", control=FixedStep(1e-3)))
+    march, looks = Reversible().begin(problem, 0.0, [Y0], Stats()), []
+
+    def distance(march):
+        looks.append(1e-6 * factor**march._apart_for)
+        return torch.tensor(looks[-1])
+
+    monkeypatch.setattr(type(march), "_distance", distance)
+    while not march.pairs:
+        march.advance(1.0, 1.0)
+    assert 1 < looks[-1] <= factor
+    assert len(looks) <= 0.5 * march.pairs[0].steps + 4
+
+
+def test_a_component_that_passes_zero_is_not_far_off():
+    """A tolerance for its size at that moment would be much smaller than that of the steps."""
+    f = lambda t, y: torch.stack([y[1], -y[0]])  # noqa: E731
+    y0 = torch.tensor([1.0, 0.5], dtype=F64)
+    assert marched(f, y0, [0.0, 40.0], scheme="rk4", control=FixedStep(0.1))[1] == []
 
 
 def test_fixed_steps_are_not_all_waited_for(monkeypatch):
@@ -346,11 +376,14 @@ def test_rounding_that_grew_too_large_is_noticed():
     f = lambda t, y: torch.cos(t) - 10 * y  # noqa: E731
     y0 = torch.ones(1, dtype=F64, requires_grad=True)
     options = {"method": "rk4", "control": FixedStep(0.05)}
-    sol = solve(f, y0, [0.0, 4.0], gradient=Reversible(drift=math.inf), **options)
+    plain = Reversible(drift=math.inf)
+    sol = solve(f, y0, [0.0, 4.0], gradient=plain, **options)
     with pytest.raises(LostState, match=r"computed again differs .*drift smaller"):
         sol.y[-1].sum().backward()
-    sol = solve(f, y0, [0.0, 4.0], gradient=Reversible(), **options)
-    sol.y[-1].sum().backward()
+    solve(f, y0, [0.0, 4.0], gradient=Reversible(), **options).y[-1].sum().backward()
+    # A state that is known from the outputs is as good as one that was kept.
+    times = torch.linspace(0, 4, 81, dtype=F64)
+    solve(f, y0, times, gradient=plain, **options).y[-1].sum().backward()
 
 
 def test_the_solution_does_not_depend_on_whether_a_gradient_is_wanted():

@@ -1,0 +1,341 @@
+"""Checkpointed: the gradient of Direct to rounding, from a few states and repeated steps."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from companion import Checkpointed, FixedStep, solve
+from companion.ode import PID, FixedGrid
+from companion.ode.checkpoints import PER_STEP
+from tests.adjoint.test_gradients import Net
+from tests.ode.problems import F64
+
+Y0 = torch.tensor([0.5, -1.0, 0.2], dtype=F64)
+GRID = FixedGrid((0.0, 0.13, 0.3, 0.55, 0.8, 1.1, 1.6, 2.0))
+PULL = torch.tensor([1.0, 6.0, 3.0], dtype=F64)
+
+
+def gradients(gradient, options, times=(0.0, 0.3, 0.75, 2.0), jump=None):
+    """States, and gradients with respect to y0, an argument, every time, a jump and parameters."""
+    net = Net()
+    y0, scale = Y0.clone().requires_grad_(), torch.tensor(0.7, dtype=F64, requires_grad=True)
+    t = torch.tensor(times, dtype=F64, requires_grad=True)
+    inputs = [y0, scale, t, *(p for p in net.parameters() if p is not net.unused)]
+    if jump is not None:
+        inputs.append(torch.tensor([jump], dtype=F64, requires_grad=True))
+        options = {**options, "jump_t": inputs[-1]}
+
+    def f(t, y, scale):
+        turned = 0.0 if jump is None else torch.where(t < jump, 0.0, 1.0)
+        return net(t, y) - scale * PULL * (y - torch.cos(3 * t)) + turned
+
+    sol = solve(f, y0, t, args=(scale,), gradient=gradient, **options)
+    loss = (sol.y**2 * torch.arange(1, len(times) + 1)[:, None]).sum()
+    return [sol.y.detach(), *torch.autograd.grad(loss, inputs, materialize_grads=True)], sol.stats
+
+
+def assert_equal_to_rounding(found, expected):
+    for x, y in zip(found, expected, strict=True):
+        assert float((x - y).abs().max()) <= 1e-12 * float(y.abs().max())
+
+
+LOOSE = {"rtol": 1e-4, "atol": 1e-6}
+METHODS = {
+    "dopri5": LOOSE,
+    "bosh3": LOOSE,
+    "heun": {"rtol": 1e-2, "atol": 1e-3},
+    "kvaerno3": {"rtol": 1e-2, "atol": 1e-3},
+    "rk4": {"control": FixedStep(0.02)},
+    "vern7": {"control": GRID},
+    "dopri5 on a grid": {"method": "dopri5", "control": GRID},
+    "gl4": {"control": FixedStep(0.1)},
+    "radauIIA5": {"control": GRID},
+    "explicit_adams": {"control": FixedStep(0.02)},
+    "implicit_adams": {"control": FixedStep(0.02)},
+}
+IMPLICIT = ("kvaerno3", "gl4", "radauIIA5")
+
+
+@pytest.mark.parametrize("checkpoints", [None, 1, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_to_direct_to_rounding(name, checkpoints):
+    options = {"method": name, **METHODS[name]}
+    expected, stats = gradients("direct", options)
+    found, again = gradients(Checkpointed(checkpoints), options)
+    assert torch.equal(found[0], expected[0])
+    assert_equal_to_rounding(found, expected)
+    assert (again.accepted, again.rejected) == (stats.accepted, stats.rejected)
+    if name not in IMPLICIT:
+        # One to see what f uses.  A graph costs an implicit method evaluations of its own.
+        assert again.evaluations == stats.evaluations + 1
+    assert again.backward.accepted == stats.accepted
+    assert again.backward.rejected == 0
+
+
+@pytest.mark.parametrize("method", ["dopri5", "kvaerno3"])
+@pytest.mark.parametrize("checkpoints", [None, 2])
+@pytest.mark.parametrize("jump", [0.5, 0.75, 3.0])
+def test_jumps_and_rejected_steps(method, checkpoints, jump):
+    # The large first step is rejected more than once, and so are steps before the jump is known.
+    options = {"method": method, "rtol": 1e-3, "atol": 1e-4, "first_step": 1.0}
+    expected, stats = gradients("direct", options, jump=jump)
+    found, _ = gradients(Checkpointed(checkpoints), options, jump=jump)
+    assert stats.rejected >= 1
+    assert_equal_to_rounding(found, expected)
+
+
+@pytest.mark.parametrize("options", [LOOSE, {"method": "rk4", "control": FixedStep(0.05)}])
+def test_backwards_in_time(options):
+    times = (1.0, 0.8, 0.2)
+    expected, _ = gradients("direct", options, times)
+    assert_equal_to_rounding(gradients("checkpointed", options, times)[0], expected)
+
+
+def noisy(net):
+    """Draws at every evaluation."""
+    return lambda t, y: net(t, y) + 1e-3 * torch.randn_like(y)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "rk4", "control": FixedStep(0.05)},
+        {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5, "first_step": 1.0},
+        {"method": "heun", "rtol": 3e-4, "atol": 3e-4, "first_step": 1.0},
+        {"method": "vern7", "rtol": 2e-5, "atol": 2e-5, "first_step": 1.0},
+    ],
+    ids=lambda options: options["method"],
+)
+def test_random_numbers_are_drawn_again(options):
+    """Also by methods that reject steps, and by those that evaluate f at the ends to look inside."""
+
+    def run(gradient):
+        net = Net()
+        torch.manual_seed(3)
+        y0 = Y0.clone().requires_grad_()
+        condition = {"event": lambda t, y: y[0] - 40.0}
+        sol = solve(noisy(net), y0, [0.0, 0.4, 1.0], gradient=gradient, **options, **condition)
+        after = torch.rand(1)
+        grads = torch.autograd.grad((sol.y**2).sum(), [y0, *net.inner.parameters()])
+        return [sol.y.detach(), *grads], after, torch.rand(1), sol.stats
+
+    *expected, stats = run("direct")
+    assert stats.rejected >= 1 or "control" in options
+    for gradient in (Checkpointed(), Checkpointed(2)):
+        found, after, last, _ = run(gradient)
+        assert_equal_to_rounding(found, expected[0])
+        # The backward pass leaves the generator alone.
+        assert (after, last) == tuple(expected[1:])
+
+
+def test_dropout_in_a_network():
+    def run(gradient):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Dropout(0.4), nn.Linear(20, 3)).double()
+        sol = solve(
+            lambda t, y: net(y), Y0, [0.0, 1.0], method="rk4", control=FixedStep(0.1),
+            gradient=gradient,
+        )  # fmt: skip
+        return torch.autograd.grad(sol.y[-1].sum(), list(net.parameters()))
+
+    assert_equal_to_rounding(run("checkpointed"), run("direct"))
+
+
+class Counter:
+    """Is not a function of t and y."""
+
+    def __init__(self, rate):
+        self.rate, self.calls = rate, 0
+
+    def __call__(self, t, y):
+        self.calls += 1
+        return -(1 + self.rate * self.calls) * y
+
+
+@pytest.mark.parametrize("control", [FixedStep(0.1), PID()])
+def test_what_does_not_repeat_is_refused(control):
+    y0 = Y0.clone().requires_grad_()
+    sol = solve(Counter(1e-4), y0, [0.0, 0.5, 1.0], control=control)
+    with pytest.raises(ValueError, match="returned something else when the steps were repeated"):
+        sol.y.sum().backward()
+    solve(Counter(0.0), y0, [0.0, 0.5, 1.0], control=control).y.sum().backward()
+    assert y0.grad is not None
+
+
+@pytest.mark.parametrize("steps", [1, 15, 16, 17, 100, 1000, 4097])
+def test_the_number_of_checkpoints_grows_like_the_square_root(steps):
+    kept = []
+
+    class Spy(Checkpointed):
+        def record(self, problem, stats):
+            record = super().record(problem, stats)
+            kept.append([stored.step for stored in record.stored])
+            return record
+
+    def count(limit):
+        kept.clear()
+        y0 = Y0.clone().requires_grad_()
+        control = FixedStep(1 / steps)
+        solve(lambda t, y: -y, y0, [0.0, 1.0], method="euler", control=control, gradient=Spy(limit))
+        return kept[0]
+
+    places = count(None)
+    strides = {b - a for a, b in zip(places, places[1:], strict=False)} or {1}
+    assert len(strides) == 1
+    (stride,) = strides
+    assert len(places) <= PER_STEP * stride
+    # A quarter at the least, or one checkpoint less would have been enough.
+    assert stride <= max(1, math.ceil(2 * math.sqrt(steps / PER_STEP)))
+    for limit in (1, 2, 7):
+        places = count(limit)
+        assert len(places) <= limit
+        assert places[0] == 0
+        assert 2 * len(places) > min(limit, steps)
+
+
+def loss_of(gradient, options):
+    def loss(y0, scale, t):
+        def f(t, y, scale):
+            return torch.stack([y[1], -scale * torch.sin(y[0]) + torch.cos(t)])
+
+        return solve(f, y0, t, args=(scale,), gradient=gradient, **options).y
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "rk4", "control": FixedStep(0.23)},
+        {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5},
+    ],
+    ids=["fixed", "adaptive"],
+)
+@pytest.mark.parametrize("gradient", ["checkpointed", "direct"])
+def test_first_and_second_derivatives(gradient, options):
+    inputs = (
+        torch.tensor([0.5, 0.1], dtype=F64, requires_grad=True),
+        torch.tensor(1.3, dtype=F64, requires_grad=True),
+        torch.tensor([0.0, 0.4, 1.0], dtype=F64, requires_grad=True),
+    )
+    # Adaptive steps take their sizes for constants, which differences do not.
+    loose = {} if "control" in options else {"atol": 1e-4, "rtol": 1e-3}
+    assert torch.autograd.gradcheck(loss_of(gradient, options), inputs, **loose)
+    assert torch.autograd.gradgradcheck(loss_of(gradient, options), inputs, **loose)
+
+
+def test_derivatives_of_any_order_where_the_inputs_depend_on_the_parameters():
+    """A gradient counted twice would show: theta is in f, in y0, in args and in the times."""
+
+    def derivatives(gradient):
+        theta = torch.tensor(0.7, dtype=F64, requires_grad=True)
+        sol = solve(
+            lambda t, y, k: torch.sin(theta * y) - k * y,
+            theta * Y0,
+            torch.stack([0 * theta, theta**2, 1 + theta]),
+            args=(theta**3,),
+            method="rk4",
+            control=FixedStep(0.3),
+            gradient=gradient,
+        )
+        value, found = (sol.y**2).sum(), []
+        for _ in range(4):
+            (value,) = torch.autograd.grad(value, theta, create_graph=True)
+            found.append(value.detach())
+        return found
+
+    assert_equal_to_rounding(derivatives("checkpointed"), derivatives("direct"))
+
+
+def test_hessian_vector_product_of_parameters():
+    def product(gradient):
+        net = Net()
+        params = list(net.outer.parameters())
+        sol = solve(net, Y0, [0.0, 1.0], gradient=gradient)
+        grads = torch.autograd.grad(sol.y[-1].pow(2).sum(), params, create_graph=True)
+        return torch.autograd.grad(sum(g.sum() for g in grads), params)
+
+    assert_equal_to_rounding(product("checkpointed"), product("direct"))
+
+
+def test_a_second_backward_pass_through_the_same_graph():
+    y0 = Y0.clone().requires_grad_()
+    loss = solve(Net(), y0, [0.0, 1.0]).y.sum()
+    (first,) = torch.autograd.grad(loss, y0, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, y0)
+    assert torch.equal(first, second)
+
+
+def test_dense_output_and_transforms_are_those_of_direct():
+    y0 = Y0.clone().requires_grad_()
+    sol = solve(lambda t, y: -y, y0, [0.0, 1.0], dense=True)
+    (grad,) = torch.autograd.grad(sol(0.5).sum(), y0)
+    torch.testing.assert_close(grad, torch.full_like(grad, math.exp(-0.5)), rtol=1e-5, atol=0)
+
+
+def test_an_event_and_what_comes_before_it():
+    def run(gradient):
+        y0 = torch.tensor([1.0, 0.0], dtype=F64, requires_grad=True)
+        w = torch.tensor(1.3, dtype=F64, requires_grad=True)
+        sol = solve(
+            lambda t, y, w: torch.stack([y[1], -(w**2) * y[0]]),
+            y0,
+            [0.0, 0.5, math.inf],
+            args=(w,),
+            event=lambda t, y, w: y[0] - w / 4,
+            gradient=gradient,
+        )
+        loss = sol.event.t + (sol.y**2).sum()
+        return [sol.event.t.detach(), *torch.autograd.grad(loss, [y0, w])]
+
+    for gradient in (Checkpointed(), Checkpointed(2)):
+        assert_equal_to_rounding(run(gradient), run("direct"))
+
+
+def test_one_time_only():
+    y0 = Y0.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(solve(Net(), y0, [0.3]).y.sum(), y0)
+    assert torch.equal(grad, torch.ones_like(grad))
+
+
+def test_autocast_of_the_forward_solve_holds_in_the_backward_pass():
+    net, modes = nn.Linear(3, 3), []
+
+    def f(t, y):
+        modes.append(torch.is_autocast_enabled("cpu"))
+        return torch.tanh(net(y))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sol = solve(f, Y0.float(), [0.0, 1.0], rtol=1e-2)
+    count = len(modes)
+    sol.y.sum().backward()
+    assert len(modes) > count
+    assert all(modes)
+    assert net.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"checkpoints": 0}, ValueError, "checkpoints must be at least 1, got 0"),
+        ({"checkpoints": 2.5}, TypeError, "checkpoints must be an int, got float"),
+        ({"checkpoints": True}, TypeError, "checkpoints must be an int, got bool"),
+        ({"params": torch.ones(1)}, TypeError, r"write params=\(x,\)"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Checkpointed(**arguments)
+
+
+def test_a_captured_result_is_named():
+    rate = torch.tensor(0.3, dtype=F64, requires_grad=True)
+    derived = torch.exp(rate)
+    with pytest.raises(ValueError, match="ExpBackward0.*args="):
+        solve(lambda t, y: -derived * y, Y0, [0.0, 1.0])
+    sol = solve(lambda t, y: -derived * y, Y0, [0.0, 1.0], gradient=Checkpointed(params=(derived,)))
+    (grad,) = torch.autograd.grad(sol.y[-1].sum(), rate)
+    exact = -(Y0.sum() * torch.exp(-derived) * derived).detach()
+    torch.testing.assert_close(grad, exact, rtol=1e-5, atol=0)
