@@ -1,6 +1,7 @@
 """Checkpointed: the gradient of Direct to rounding, from a few states and repeated steps."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def noisy(net):
     ids=lambda options: options["method"],
 )
 def test_random_numbers_are_drawn_again(options):
-    """Also by methods that reject steps, and by those that evaluate f at the ends to look inside."""
+    """Also by steps that were rejected first, and where f is evaluated to look inside a step."""
 
     def run(gradient):
         net = Net()
@@ -182,7 +183,7 @@ def test_the_number_of_checkpoints_grows_like_the_square_root(steps):
         return kept[0]
 
     places = count(None)
-    strides = {b - a for a, b in zip(places, places[1:], strict=False)} or {1}
+    strides = {b - a for a, b in pairwise(places)} or {1}
     assert len(strides) == 1
     (stride,) = strides
     assert len(places) <= PER_STEP * stride
@@ -333,7 +334,7 @@ def test_wrong_arguments(arguments, error, message):
 def test_a_captured_result_is_named():
     rate = torch.tensor(0.3, dtype=F64, requires_grad=True)
     derived = torch.exp(rate)
-    with pytest.raises(ValueError, match="ExpBackward0.*args="):
+    with pytest.raises(ValueError, match=r"ExpBackward0.*args="):
         solve(lambda t, y: -derived * y, Y0, [0.0, 1.0])
     sol = solve(lambda t, y: -derived * y, Y0, [0.0, 1.0], gradient=Checkpointed(params=(derived,)))
     (grad,) = torch.autograd.grad(sol.y[-1].sum(), rate)
