@@ -64,8 +64,11 @@ class Field:
         first = leaves[0]
         if isinstance(t, Tensor):
             time = t.to(dtype=self.time_dtype, device=first.device)
+        elif first.dtype == self.time_dtype:
+            # A fill, not a copy from the host: on a GPU it does not wait for the device.  That
+            # of the state's own dtype is the cheaper one.
+            time = first.new_full((), t)
         else:
-            # A fill, not a copy from the host: on a GPU it does not wait for the device.
             time = first.new_full((), t, dtype=self.time_dtype)
         if self._inspections:
             return self._inspected(time, leaves)

@@ -13,7 +13,7 @@ from torch import Tensor
 from companion.ode.field import Leaves, Time
 from companion.ode.newton import Matrix, Newton, StageEquations, mix
 from companion.ode.read_back import is_differentiated
-from companion.ode.step import Step, VectorField, combine, weighted_sum
+from companion.ode.step import Step, VectorField, combine, zeros_of
 from companion.ode.tableau import Tableau
 
 
@@ -197,7 +197,7 @@ def _sum(a: Leaves, b: Leaves) -> Leaves:
 @torch.no_grad()
 def _estimate(tableau: Tableau, stages: list[Leaves], count: int, h: float) -> Leaves:
     """The error of a step as constants: it is for the step-size control alone."""
-    return weighted_sum(stages, tableau.error_weights, h, count)
+    return combine(zeros_of(stages[0][:count]), stages, tableau.error_weights, h)
 
 
 def _value(x: Time) -> float:

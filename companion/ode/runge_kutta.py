@@ -12,7 +12,7 @@ from companion.ode.implicit import implicit_step
 from companion.ode.march import March
 from companion.ode.newton import Entry, Newton
 from companion.ode.one_sided import OneSided
-from companion.ode.step import Step, VectorField, combine, runge_kutta_step
+from companion.ode.step import Step, VectorField, combine, runge_kutta_step, zeros_of
 from companion.ode.tableau import Tableau
 
 
@@ -31,6 +31,7 @@ class RungeKuttaMarch(March):
         self.tableau: Tableau = self.method.scheme
         #: What a step adds the rates of its stages with.
         self._solution_weights = self.tableau.solution_weights
+        self._zeros = zeros_of(self.y)
         self._newton = None if self.tableau.explicit else Newton(self.method, self.stats)
         #: The last step with its beginning: start, state there, size.
         self._last: tuple[Time, Leaves, Step, Time] | None = None
@@ -120,7 +121,7 @@ class RungeKuttaMarch(March):
     ) -> Step:
         field = self._sided(t0, t1)
         if tableau.explicit:
-            return runge_kutta_step(tableau, field, start, y, first, h)
+            return runge_kutta_step(tableau, field, start, y, first, h, self._zeros)
         return implicit_step(tableau, field, start, y, first, h, self._newton)
 
     def _sided(self, t0: float, t1: float) -> VectorField:

@@ -30,6 +30,8 @@ def observers_of(
     suffix = "_adjoint" if backward else ""
     found = {name: getattr(func, name + suffix, None) for name in NAMES}
     found = {name: callback for name, callback in found.items() if callback is not None}
+    if not found:
+        return ()
     if unknown := sorted(name + suffix for name in set(found) - known):
         warnings.warn(
             f"method {method!r} does not support callbacks {unknown}: they are not called",
