@@ -52,6 +52,15 @@ def test_the_peak_outlives_what_made_it(x: torch.Tensor) -> None:
     assert count.now == 0
 
 
+def test_an_address_that_is_used_again_counts_again(x: torch.Tensor) -> None:
+    with live_bytes.LiveBytes() as count:
+        for _ in range(20):
+            y = x + 1
+            assert count.now == ONE
+            del y
+            assert count.now == 0
+
+
 def test_lists_of_tensors_are_seen(x: torch.Tensor) -> None:
     with live_bytes.LiveBytes() as count:
         made = torch._foreach_add([x, x], 1.0)

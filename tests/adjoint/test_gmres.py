@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion.adjoint.gmres import CYCLES, RESTART, gmres
@@ -23,6 +23,7 @@ def counted(matrix):
     return product, vectors
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 12), st.integers(0, 2**31))
 def test_small_systems_in_at_most_n_products(n, seed):
     generator = torch.Generator().manual_seed(seed)

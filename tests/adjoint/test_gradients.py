@@ -10,7 +10,7 @@ from companion import Backsolve, Direct, FixedStep, solve
 from tests.ode.problems import F64
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
-STRATEGIES = ["direct", "backsolve"]
+STRATEGIES = ["direct", "checkpointed", "backsolve", "gauss", "reversible"]
 
 
 class Net(nn.Module):

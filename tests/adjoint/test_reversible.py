@@ -361,6 +361,19 @@ def test_jumps_of_f():
         assert torch.allclose(a, b, rtol=1e-6)
 
 
+def test_f_may_jump_at_the_first_and_the_last_time():
+    """These times are the output times; a jump of f there is not on the way."""
+    times = TIMES.clone().requires_grad_()
+    f = lambda t, y: torch.where((t <= 0.0) | (t >= 1.3), 7.0, -torch.cos(t)) * y  # noqa: E731
+    tau = torch.tensor([0.0, 1.3], dtype=F64, requires_grad=True)
+    sol = solve(f, Y0, times, jump_t=tau, gradient=Reversible(), rtol=1e-9, atol=1e-10)
+    found = torch.autograd.grad(sol.y[2:].sum(), (times, tau))
+    exact = Y0 * torch.exp(times[0].sin() - times.sin())[:, None]
+    (expected,) = torch.autograd.grad(exact[2:].sum(), times)
+    assert torch.allclose(found[0], expected, rtol=1e-6)
+    assert found[1].tolist() == [0.0, 0.0]
+
+
 def test_f_that_changes_is_noticed():
     dropout = nn.Dropout(0.5)
     y0 = Y0.clone().requires_grad_()
@@ -368,6 +381,19 @@ def test_f_that_changes_is_noticed():
     f = lambda t, y: dropout(-y)  # noqa: E731
     sol = solve(f, y0, [0.0, 1.0], method="rk4", control=FixedStep(0.1), gradient=Reversible())
     with pytest.raises(LostState, match=r"dropout.*checkpointed"):
+        sol.y[-1].sum().backward()
+
+
+def test_a_slow_change_is_noticed():
+    """Every output is found again from the next one, but the second state goes astray."""
+    extra = [0.0]
+    y0 = torch.ones(1, dtype=F64, requires_grad=True)
+    times = torch.linspace(0, 1, 101, dtype=F64)
+    options = {"method": "rk4", "control": FixedStep(), "gradient": Reversible()}
+    sol = solve(lambda t, y: extra[0] - y, y0, times, **options)
+    sol.y[-1].sum().backward(retain_graph=True)
+    extra[0] = 1e-3
+    with pytest.raises(LostState):
         sol.y[-1].sum().backward()
 
 
