@@ -54,7 +54,7 @@ def test_the_peak_outlives_what_made_it(x: torch.Tensor) -> None:
 
 def test_an_address_that_is_used_again_counts_again(x: torch.Tensor) -> None:
     with live_bytes.LiveBytes() as count:
-        for _ in range(20):
+        for _ in range(300):
             y = x + 1
             assert count.now == ONE
             del y

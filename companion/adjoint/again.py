@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion.adjoint.products import hooks_off, pulled_back
+
 #: From leaves of a graph of their own, and whether the values are to be differentiated, to values.
 FromLeaves = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
 
@@ -53,14 +55,12 @@ class _FromLeaves(torch.autograd.Function):
                 values = ctx.function(leaves[:count], True)
             sources = [*leaves[:count], *params]
             wanted = [x for x, need in zip(sources, needs, strict=True) if need]
-            pairs = zip(values, leaves[count:], strict=True)
-            live = [(value, grad) for value, grad in pairs if value.requires_grad]
-            if not live:
-                return [torch.zeros_like(x) for x in wanted]
-            values, cotangents = zip(*live, strict=True)
-            return torch.autograd.grad(
-                values, wanted, cotangents, create_graph=create_graph, materialize_grads=True
-            )
+            with hooks_off(params):
+                found = pulled_back(values, wanted, leaves[count:], create_graph=create_graph)
+            return [
+                torch.zeros_like(x) if grad is None else grad
+                for x, grad in zip(wanted, found, strict=True)
+            ]
 
         given = [*tensors[:count], *grads]
         if torch.is_grad_enabled():

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from companion.adjoint.continuous import ContinuousAdjoint, ContinuousRecord, Walk, pulled_back
+from companion.adjoint.continuous import ContinuousAdjoint, ContinuousRecord, Walk
 from companion.adjoint.own_backward import Record
+from companion.adjoint.products import pulled_back
 from companion.ode.begin import begin
 from companion.ode.field import Field, Leaves, Time
 from companion.ode.integrate import integrate

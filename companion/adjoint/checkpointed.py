@@ -84,4 +84,9 @@ class Checkpointed(OwnBackward):
             # As the repetition will have them, whose arithmetic is to be the same.
             nodes = problem.t.detach().double().unbind()
         path = integrate(watched, list(problem.y0), nodes, stats, checkpoints)
+        if checkpoints.draws and (problem.events or problem.method.jump_t):
+            raise ValueError(
+                "Checkpointed cannot repeat random numbers together with events or jump times: "
+                "draw them before the solve and pass them through args=, or use gradient='direct'"
+            )
         return Segments(problem, path, checkpoints)

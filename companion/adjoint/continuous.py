@@ -141,6 +141,8 @@ class ContinuousRecord(Record):
     ) -> None:
         super().__init__(path, kept)
         self.problem, self.method, self.times = problem, method, path.times
+        #: Of these the times that were asked for: not that of an event.
+        self._asked = len(path.times) - (path.crossing is not None)
 
     @abstractmethod
     def walk(
@@ -181,31 +183,12 @@ class ContinuousRecord(Record):
         if wants_times:
             ends.start([leaf[0] for leaf in outputs], a)
         found = Gradients(
-            ends.times if wants_times else None,
+            ends.times[: self._asked] if wants_times else None,
             ends.jumps if wants_jumps else None,
             walk.adjoint,
             walk.finish(),
         )
         return _times(scale, found)
-
-
-def pulled_back(
-    rates: Leaves,
-    inputs: Sequence[Tensor],
-    cotangents: Sequence[Tensor],
-    **options: bool,
-) -> list[Tensor | None]:
-    """The product of cotangents with the derivatives of rates; None where these are zero.
-
-    The options are those of `torch.autograd.grad`.
-    """
-    # f may be constant in everything, or in some of its leaves.
-    pairs = zip(rates, cotangents, strict=True)
-    live = [(rate, cotangent) for rate, cotangent in pairs if rate.requires_grad]
-    if not (live and inputs):
-        return [None] * len(inputs)
-    rates, cotangents = zip(*live, strict=True)
-    return list(torch.autograd.grad(rates, inputs, cotangents, allow_unused=True, **options))
 
 
 def _scale(grads: Leaves, method: Method) -> float:

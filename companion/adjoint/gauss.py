@@ -26,8 +26,9 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from companion.adjoint.continuous import ContinuousAdjoint, ContinuousRecord, Walk, pulled_back
+from companion.adjoint.continuous import ContinuousAdjoint, ContinuousRecord, Walk
 from companion.adjoint.own_backward import Record
+from companion.adjoint.products import pulled_back
 from companion.adjoint.trajectory import Steps, Trajectory
 from companion.ode.adams import Adams
 from companion.ode.begin import begin

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from companion.adjoint.continuous import pulled_back
 from companion.adjoint.linearised import SingularJacobian
 from companion.adjoint.own_backward import Gradients, OwnBackward, Record
+from companion.adjoint.products import pulled_back
 from companion.adjoint.steady import Surroundings
 from companion.ode.field import Leaves, time_dtype
 from companion.ode.integrate import Path

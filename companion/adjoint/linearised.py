@@ -148,7 +148,7 @@ def condition(matrix: Tensor, lu: Tensor, pivots: Tensor) -> float:
     matrix = matrix.abs()
     vector, logarithm = matrix.new_ones(n), matrix.new_zeros(())
     for _ in range(POWER if n else 0):
-        # No matrix products, which lose digits under autocast.
+        # No matrix products, which lose digits and range under autocast.
         vector = (inverse * (matrix * vector).sum(-1)).sum(-1)
         largest = vector.max()
         vector, logarithm = vector / largest, logarithm + largest.log()

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from companion.adjoint.again import differentiable
-from companion.adjoint.captured import captured, held
+from companion.adjoint.captured import captured, of_derived
+from companion.adjoint.held import held
+from companion.adjoint.products import hooks_off, pulled_back
 from companion.adjoint.trees import detached, substituted, tensors_in
 from companion.ode.field import Leaves
 from companion.ode.final import final
 from companion.ode.integrate import Path, integrate
 from companion.ode.problem import Problem
+from companion.ode.random import random_state, set_random_state
 from companion.ode.read_back import is_transformed
 from companion.ode.solution import Stats
 
@@ -30,7 +33,8 @@ class Gradients(NamedTuple):
     """The gradients of a loss; None for those that nobody wants.
 
     Attributes:
-        times: with respect to the times of the states that were asked for, shape (T,).
+        times: with respect to those in t, shape (T,); the last, which an event came before, may
+            be missing.
         jumps: with respect to the jump times of f, in the order of ``method.jump_t``.
         y0: the leaves of the initial state.
         wanted: the tensors in the arguments of f, and then the parameters; None stands for zero.
@@ -52,18 +56,32 @@ class Record(ABC):
 
     #: Whether `solve_again` gives derivatives of higher order.
     higher_order: ClassVar[bool] = False
+    #: Whether the backward pass looks at the values of gradients, and cannot do so at NaN.
+    needs_finite: ClassVar[bool] = True
+    #: Whether the backward pass needs the states that were put out.
+    needs_outputs: ClassVar[bool] = True
 
     def __init__(self, path: Path, kept: Sequence[Tensor] = ()) -> None:
         self.path, self.kept = path, kept
 
-    def solve_again(self, t: Tensor, jumps: Leaves, y0: Leaves, args: tuple) -> Leaves:
+    def solve_again(
+        self,
+        kept: Sequence[Tensor],
+        t: Tensor,
+        jumps: Leaves,
+        y0: Leaves,
+        args: tuple,
+        stats: Stats,
+    ) -> Leaves:
         """The states once more, with a graph whose derivatives this strategy's gradients are.
 
         Args:
+            kept: see above.
             t: the times.
             jumps: the live jump times.
             y0: leaves of the initial state.
             args: arguments of f.
+            stats: where the evaluations are counted.
         """
         raise NotImplementedError
 
@@ -85,7 +103,7 @@ class Record(ABC):
 
         Args:
             kept: see above.
-            outputs: the states at ``path.times``.
+            outputs: the states at ``path.times``, if they are needed.
             grads: the gradients of the loss with respect to them.
             wanted: the tensors of the arguments that require grad, and then the parameters of f.
             stats: where the evaluations of the backward pass are counted.
@@ -145,7 +163,9 @@ class OwnBackward(ABC):
     def inside(self, problem: Problem) -> Problem:
         """The problem for the solves: with arguments that the graph outside does not reach."""
         method = replace(problem.method, jump_nodes={})
-        return replace(problem, args=detached(problem.args), method=method)
+        # What was made in inference mode cannot be saved for a backward pass, its copy can.
+        y0 = [leaf.clone() if leaf.is_inference() else leaf for leaf in problem.y0]
+        return replace(problem, y0=y0, args=detached(problem.args), method=method)
 
     def __call__(self, problem: Problem, stats: Stats) -> Path:
         self.check(problem)
@@ -157,9 +177,24 @@ class OwnBackward(ABC):
             )
         jumps = list(problem.method.jump_nodes.values())
         inputs = [problem.t, *jumps, *problem.y0, *tensors_in(problem.args)]
-        params = self._parameters(problem, inputs, stats)
+        params: list[Tensor] = []
+        if torch.is_grad_enabled():
+            if self.params is None:
+                params = self._found(problem)
+                if not params and not any(x.requires_grad for x in inputs):
+                    if len(problem.times) == 1:
+                        # f is not asked.
+                        return self.solve(problem, stats)
+                    # Nothing can be seen that a gradient could be wanted of.  If f should come
+                    # to use something later, its graph is recorded as by `Direct`.
+                    rates = _constant_rates(problem, stats)
+                    if rates is not None:
+                        return self.solve(replace(problem, rates=rates), stats)
+                params += captured(problem, params, stats)
+            else:
+                params = [p for p in self.params if p.requires_grad]
+                _require_independent(params)
         inputs += params
-        # What was made in inference mode cannot be saved for a backward pass, its copy can.
         inputs = [x.clone() if x.is_inference() else x for x in inputs]
         wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
         if problem.dense and wants_gradient:
@@ -175,18 +210,43 @@ class OwnBackward(ABC):
         leaves = _Solved.apply(solve, *inputs)
         return replace(solve.record.path, leaves=list(leaves))
 
-    def _parameters(self, problem: Problem, others: Sequence[Tensor], stats: Stats) -> list[Tensor]:
-        """The tensors whose gradients are wanted, besides the ``others``."""
-        if not torch.is_grad_enabled():
-            return []
-        if self.params is not None:
-            return [p for p in self.params if p.requires_grad]
-        tensors = held(problem.f, problem.args)
-        if not tensors and not any(x.requires_grad for x in others):
-            # Nothing to differentiate by that could be seen: no need to look closer.
-            return []
-        params = [x for x in tensors if x.is_leaf]
-        return params + captured(problem, params, stats)
+    @staticmethod
+    def _found(problem: Problem) -> list[Tensor]:
+        """The leaves that f holds."""
+        leaves, derived = held(problem.f, problem.args)
+        if derived:
+            raise ValueError(of_derived(derived[0].grad_fn))
+        return leaves
+
+
+def _constant_rates(problem: Problem, stats: Stats) -> Leaves | None:
+    """f at the beginning; None if it depends on something that requires grad."""
+    device = problem.y0[0].device
+    before = random_state(device)
+    rates = problem.field(stats)(problem.times[0], list(problem.y0))
+    if any(rate.requires_grad for rate in rates):
+        # It will be evaluated here again.
+        set_random_state(device, before)
+        return None
+    return rates
+
+
+def _require_independent(params: Sequence[Tensor]) -> None:
+    """Of a tensor and of what was computed from it, one gradient would be counted twice."""
+    leaves = {id(p) for p in params if p.is_leaf}
+    visited, stack = set(), [p.grad_fn for p in params if not p.is_leaf]
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if id(getattr(node, "variable", None)) in leaves:
+            raise ValueError(
+                "params names a tensor and another that was computed from it "
+                f"(by {next(p for p in params if not p.is_leaf).grad_fn.name()}): pass the latter "
+                "through args="
+            )
+        stack.extend(parent for parent, _ in node.next_functions)
 
 
 class _Solve:
@@ -224,12 +284,12 @@ class _Solve:
     ) -> list[Tensor | None]:
         """Those with respect to the inputs."""
         first = 1 + self.jumps
-        if not all(bool(torch.isfinite(grad).all()) for grad in grads):
+        if self.record.needs_finite and not all(bool(grad.isfinite().all()) for grad in grads):
             # What comes after a loss without a gradient has none either.
             return [torch.full_like(x, math.nan) for x in inputs]
         wanted = [*tensors_in(self.problem.args), *inputs[len(inputs) - self.params :]]
         self.stats.backward = Stats()
-        with self.autocast:
+        with self.autocast, hooks_off(wanted):
             found = self.record.pull_back(
                 kept,
                 outputs,
@@ -241,16 +301,15 @@ class _Solve:
             )
         times, jumps = found.times, [None] * self.jumps
         if times is not None:
-            # An event's time is not one of those asked for, and these may not all be reached.
-            asked = len(self.record.path.times) - (self.record.path.crossing is not None)
-            rest = times.new_zeros(len(self.problem.t) - asked)
-            times = torch.cat([times[:asked], rest]).to(self.problem.t)
+            # After an event there may be times that were not reached.
+            rest = times.new_zeros(len(self.problem.t) - len(times))
+            times = torch.cat([times, rest]).to(self.problem.t)
         if found.jumps is not None:
             jumps = [grad.to(x) for grad, x in zip(found.jumps, inputs[1:first], strict=True)]
         return [times, *jumps, *found.y0, *found.wanted]
 
     def differentiable_gradients(
-        self, needs: Sequence[bool], inputs: Leaves, grads: Leaves
+        self, needs: Sequence[bool], inputs: Leaves, kept: Leaves, grads: Leaves
     ) -> list[Tensor | None]:
         """The gradients as functions of the inputs and of the incoming gradients."""
         count = len(inputs) - self.params
@@ -260,18 +319,24 @@ class _Solve:
         def gradients(leaves: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
             t, *others = leaves[:count]
             args = substituted(self.problem.args, others[self.jumps + n :])
+            self.stats.backward = Stats()
             with torch.enable_grad(), self.autocast:
                 outputs = self.record.solve_again(
-                    t, others[: self.jumps], others[self.jumps :][:n], args
+                    kept,
+                    t,
+                    others[: self.jumps],
+                    others[self.jumps :][:n],
+                    args,
+                    self.stats.backward,
                 )
             sources = [*leaves[:count], *params]
-            return torch.autograd.grad(
-                outputs,
-                [x for x, need in zip(sources, needs, strict=True) if need],
-                leaves[count:],
-                create_graph=create_graph,
-                materialize_grads=True,
-            )
+            wanted = [x for x, need in zip(sources, needs, strict=True) if need]
+            with hooks_off(params):
+                found = pulled_back(outputs, wanted, leaves[count:], create_graph=create_graph)
+            return [
+                torch.zeros_like(x) if grad is None else grad
+                for x, grad in zip(wanted, found, strict=True)
+            ]
 
         found = iter(differentiable(gradients, [*given, *grads], params))
         return [next(found) if need else None for need in needs]
@@ -281,8 +346,9 @@ class _Solved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: _Solve, *inputs: Tensor) -> tuple[Tensor, ...]:
         leaves, kept = solve.forward()
-        ctx.solve, ctx.counts = solve, (len(inputs), len(leaves))
-        ctx.save_for_backward(*inputs, *leaves, *kept)
+        outputs = leaves if solve.record.needs_outputs else []
+        ctx.solve, ctx.counts = solve, (len(inputs), len(outputs))
+        ctx.save_for_backward(*inputs, *outputs, *kept)
         return tuple(leaves)
 
     @staticmethod
@@ -293,7 +359,7 @@ class _Solved(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() and solve.record.higher_order:
             # With create_graph=True.
-            return None, *solve.differentiable_gradients(needs, inputs, grads)
+            return None, *solve.differentiable_gradients(needs, inputs, kept, grads)
         with torch.no_grad():
             results = solve.gradients(needs, inputs, kept, outputs, grads)
         if not torch.is_grad_enabled():

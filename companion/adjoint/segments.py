@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from companion.adjoint.own_backward import Gradients, Record
+from companion.adjoint.products import pulled_back
 from companion.ode.checkpoints import Checkpoint, Checkpoints
 from companion.ode.field import Leaves, Time
 from companion.ode.integrate import Path
@@ -34,10 +35,17 @@ class Segments(Record):
     """
 
     higher_order = True
+    needs_finite = False
+    needs_outputs = False
 
     def __init__(self, problem: Problem, path: Path, checkpoints: Checkpoints) -> None:
         kept: list[Tensor] = []
         self.stored = [_Stored(checkpoint, kept) for checkpoint in checkpoints.kept]
+        # They are kept as saved tensors.
+        checkpoints.kept.clear()
+        self._end = len(kept)
+        # Copies: of the states that are put out a user may write to the last.
+        kept += [leaf[-1].clone() for leaf in path.leaves]
         super().__init__(path, kept)
         self.problem = problem
         self.repetition = Repetition(problem, path, checkpoints)
@@ -64,7 +72,7 @@ class Segments(Record):
         targets = [*wanted, *(nodes if wants_times else ()), *jumps]
         sweep = _Sweep(self, kept, method, nodes, targets, stats)
         with random_state_kept(problem.y0[0].device):
-            y0 = sweep.run(outputs, grads)
+            y0 = sweep.run(grads, kept[self._end :])
         found = sweep.sums[: len(wanted)]
         of_times = sweep.sums[len(wanted) :]
         return Gradients(
@@ -74,7 +82,15 @@ class Segments(Record):
             found,
         )
 
-    def solve_again(self, t: Tensor, jumps: Leaves, y0: Leaves, args: tuple) -> Leaves:
+    def solve_again(
+        self,
+        kept: Sequence[Tensor],
+        t: Tensor,
+        jumps: Leaves,
+        y0: Leaves,
+        args: tuple,
+        stats: Stats,
+    ) -> Leaves:
         problem, method = self.problem, self.problem.method
         nodes = t.double().unbind() if t.requires_grad else problem.times
         if jumps:
@@ -83,8 +99,10 @@ class Segments(Record):
         first, steps = self.stored[0].with_start(nodes[0], y0), self.repetition.steps
         with random_state_kept(problem.y0[0].device):
             _, states = self.repetition.segment(
-                problem.field(Stats(), args), method, first, steps, nodes, Stats()
+                problem.field(stats, args), method, first, steps, nodes, stats
             )
+        if states:
+            _require_same([_differ(states[-1], kept[self._end :])])
         return [torch.stack(leaf) for leaf in zip(y0, *states, strict=True)]
 
 
@@ -100,7 +118,8 @@ class _Stored:
         leaves, self._spec = tree_flatten(checkpoint.memory)
         self._places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
         self._first = len(tensors)
-        tensors.extend(leaves[i] for i in self._places)
+        # Those of an f that enables gradients would hold its graph.
+        tensors.extend(leaves[i].detach() for i in self._places)
         self._others = [None if isinstance(x, Tensor) else x for x in leaves]
         self._checkpoint = checkpoint._replace(memory=None)
         self.step = checkpoint.step
@@ -163,72 +182,78 @@ class _Sweep:
         self.targets = targets
         self.sums: list[Tensor | None] = [None] * len(targets)
 
-    def run(self, outputs: Leaves, grads: Leaves) -> Leaves:
+    def run(self, grads: Leaves, end: Sequence[Tensor]) -> Leaves:
         """Go from the end to the beginning.
 
         Args:
-            outputs: the states put out.
-            grads: the gradients of the loss with respect to them.
+            grads: the gradients of the loss with respect to the states put out.
+            end: the last of these states.
 
         Returns:
             The gradients with respect to the leaves of y0.
         """
-        repetition = self.segments.repetition
-        last, count = repetition.steps, len(outputs[0])
-        known, after = [leaf[-1] for leaf in outputs], None
+        last, count = self.segments.repetition.steps, len(grads[0])
+        known, after = end, None
         differs = []
         for stored in reversed(self.segments.stored):
-            checkpoint = stored.with_tensors(stored.tensors(self.kept))
-            begin, leaves = stored.with_leaves(checkpoint, self.nodes[0])
-            with torch.enable_grad():
-                march, states = repetition.segment(
-                    self.field, self.method, begin, last, self.nodes, self.stats
-                )
-            values = [leaf for state in states for leaf in state]
-            first = count - len(states)
-            cotangents = [grad[i] for i in range(first, count) for grad in grads]
-            reached = states[-1] if after is None and states else march.y
-            if after is not None:
-                values += _tensors_of(march.remember())
-                cotangents += after
-            differs.append(self._differ(reached, known))
-            after = self._pull_back(values, cotangents, leaves)
-            last, count, known = stored.step, first, checkpoint.memory[2]
-        if bool(torch.stack(differs).any()):
-            raise ValueError(
-                "f returned something else when the steps were repeated, so that their gradient "
-                "would be wrong: make f a function of t, y and args alone (no counters, no "
-                "running averages), or use gradient='direct'"
-            )
+            begin = stored.with_tensors(stored.tensors(self.kept))
+            # In a function of its own: nothing of a segment is alive while the next is repeated.
+            after, count, reached = self._back_over(stored, begin, last, count, grads, after)
+            differs.append(_differ(reached, known))
+            last, known = stored.step, begin.memory[2]
+        _require_same(differs)
         return [
             grad[0] if found is None else found + grad[0]
             for found, grad in zip(after, grads, strict=True)
         ]
 
-    @staticmethod
-    def _differ(reached: Leaves, known: Leaves) -> Tensor:
-        """Whether a state differs from what it was the first time by more than rounding."""
-        flags = []
-        for x, y in zip(reached, known, strict=True):
-            slack = MOST_ROUNDING * torch.finfo(y.dtype).eps * y.abs().amax()
-            flags.append(((x - y).abs() > slack).any())
-        return torch.stack(flags).any()
+    def _back_over(
+        self,
+        stored: _Stored,
+        begin: Checkpoint,
+        last: int,
+        count: int,
+        grads: Leaves,
+        after: list[Tensor | None] | None,
+    ) -> tuple[list[Tensor | None], int, Leaves]:
+        """Go back over one segment.
+
+        Args:
+            stored, begin: where it begins.
+            last: number of the step before which it ends.
+            count: how many states have been put out when it ends.
+            grads: the gradients with respect to these.
+            after: those with respect to what is remembered where it ends; None at the very end,
+                where it only leads to states that are put out.
+
+        Returns:
+            The gradients with respect to what is remembered where it begins, how many states have
+            been put out there, and the state that its repetition has reached.
+        """
+        checkpoint, leaves = stored.with_leaves(begin, self.nodes[0])
+        with torch.enable_grad():
+            march, states = self.segments.repetition.segment(
+                self.field, self.method, checkpoint, last, self.nodes, self.stats
+            )
+        first = count - len(states)
+        values = [leaf for state in states for leaf in state]
+        cotangents = [grad[i] for i in range(first, count) for grad in grads]
+        reached = states[-1] if after is None and states else march.y
+        if after is not None:
+            values += _tensors_of(march.remember())
+            cotangents += after
+        before = self._pull_back(values, cotangents, leaves)
+        return before, first, [leaf.detach() for leaf in reached]
 
     def _pull_back(
         self, values: Leaves, cotangents: list[Tensor | None], leaves: Leaves
     ) -> list[Tensor | None]:
         """The gradients with respect to the leaves; those of the targets are added to the sums."""
-        pairs = zip(values, cotangents, strict=True)
-        live = [(x, grad) for x, grad in pairs if grad is not None and x.requires_grad]
-        if not live:
-            return [None] * len(leaves)
-        values, cotangents = zip(*live, strict=True)
-        sources = [*leaves, *self.targets]
-        found = torch.autograd.grad(values, sources, cotangents, allow_unused=True)
+        found = pulled_back(values, [*leaves, *self.targets], cotangents)
         for i, grad in enumerate(found[len(leaves) :]):
             if grad is not None:
                 self.sums[i] = grad if self.sums[i] is None else self.sums[i] + grad
-        return list(found[: len(leaves)])
+        return found[: len(leaves)]
 
 
 def _leaves(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -243,3 +268,24 @@ def _stacked(grads: Sequence[Tensor | None]) -> Tensor:
     """Gradients with respect to times as one tensor."""
     zero = torch.zeros((), dtype=torch.float64)
     return torch.stack([zero if grad is None else grad.to(zero) for grad in grads])
+
+
+@torch.no_grad()
+def _differ(reached: Leaves, known: Sequence[Tensor]) -> Tensor:
+    """Whether a state differs from what it was the first time by more than rounding."""
+    flags = [torch.zeros((), dtype=torch.bool, device=known[0].device)]
+    for x, y in zip(reached, known, strict=True):
+        if y.numel():
+            slack = MOST_ROUNDING * torch.finfo(y.dtype).eps * y.abs().amax()
+            # Written so that a NaN differs.
+            flags.append(~((x - y).abs() <= slack).all())
+    return torch.stack(flags).any()
+
+
+def _require_same(differs: Sequence[Tensor]) -> None:
+    if bool(torch.stack(differs).any()):
+        raise ValueError(
+            "f returned something else when the steps were repeated, so that their gradient "
+            "would be wrong: make f a function of t, y and args alone (no counters, no running "
+            "averages), or use gradient='direct'"
+        )

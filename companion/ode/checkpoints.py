@@ -47,10 +47,11 @@ class Checkpoints(Observer):
 
     Attributes:
         knots: the times at which the accepted steps began, and where the last one ended.
+        draws: whether f has drawn random numbers.
         notes: for every time in knots the note of the step that ended there.
         kept: the checkpoints.
         random: for every accepted step the states of the random number generators before it;
-            equal ones are the same list.
+            None where no try was rejected before, so that they follow from the step before.
     """
 
     def __init__(self, device: torch.device, limit: int | None) -> None:
@@ -58,9 +59,10 @@ class Checkpoints(Observer):
         self.knots = array("d")
         self.notes: list[Any] = []
         self.kept: list[Checkpoint] = []
-        self.random: list[list[Tensor]] = []
+        self.random: list[list[Tensor] | None] = []
+        self.draws = False
         self._stride = 1
-        self._state, self._content = [], None
+        self._state, self._content, self._tries = [], None, 0
         self._note_random_state()
 
     def look(self, march: RungeKuttaMarch, output: int) -> None:
@@ -82,10 +84,14 @@ class Checkpoints(Observer):
         self.notes.append(march.note)
 
     def tried(self, t: float, y: Leaves, h: float) -> None:
+        self._tries += 1
         self._note_random_state()
 
     def accepted(self, t: float, y: Leaves, h: float) -> None:
-        self.random.append(self._state)
+        # Only what a rejected step drew has to be skipped; otherwise a step would cost a state.
+        first = not self.random
+        self.random.append(self._state if first or self._tries > 1 else None)
+        self._tries = 0
         # What is drawn from here on to know f at the end of the step belongs to the next one.
         self._note_random_state()
 
@@ -93,4 +99,5 @@ class Checkpoints(Observer):
         state = random_state(self.device)
         content = [part.numpy().tobytes() for part in state]
         if content != self._content:
+            self.draws = self._content is not None
             self._state, self._content = state, content

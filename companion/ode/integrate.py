@@ -59,6 +59,8 @@ def integrate(
         SolverError: if the last time is not reached with a finite state.
     """
     march = begin(problem.field(stats), problem.method, problem.times[0], y0, stats, nodes[0])
+    if problem.rates is not None:
+        march.know(problem.rates)
     if math.isinf(problem.times[-1]):
         march.larger_steps = "or give t a finite end: the event may never come"
     try:

@@ -137,7 +137,7 @@ def _require_constant(rate: VectorField, x: Tensor, value: Tensor) -> None:
     moved = rate(x + 0.01 * (1 + x.abs()))
     if read_back(((moved != value) & value.isfinite()).any()):
         raise ValueError(
-            "f(t, y) depends on y in a way that autograd does not see, but an implicit method "
-            "needs the derivative: take torch.no_grad(), detach() or NumPy out of f, or choose "
-            "an explicit method such as 'dopri5'"
+            "f(t, y) depends on y in a way that autograd does not see, but implicit methods and "
+            "gradient='implicit' need the derivative: take torch.no_grad(), detach() or NumPy out "
+            "of f, or choose an explicit method such as 'dopri5' and another gradient"
         )

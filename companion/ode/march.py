@@ -64,6 +64,10 @@ class March(ABC):
             self._rates = self.field(self.node, self.y)
         return self._rates
 
+    def know(self, rates: Leaves) -> None:
+        """Take in ``field(t, y)`` at the beginning."""
+        self._rates = rates
+
     def restart(self, y: Leaves) -> None:
         """Go on from another state at the same time: a jump."""
         self.y = y

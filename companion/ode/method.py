@@ -102,6 +102,8 @@ class Method:
             values = read_all(jumps.reshape(-1), "jump_t")
             object.__setattr__(self, "jump_nodes", dict(zip(values, nodes, strict=True)))
             jumps = values
+        elif isinstance(jumps, Tensor):
+            jumps = jumps.detach()
         object.__setattr__(self, "jump_t", _check_stops("jump_t", jumps))
         object.__setattr__(self, "step_t", _check_stops("step_t", self.step_t))
         stops = [*self.step_t, *self.jump_t]

@@ -37,6 +37,7 @@ class Problem:
         method: how to step.
         events: what may end the solve early.
         dense: whether to keep every step, for the solution at any time.
+        rates: f at the beginning, where it has been evaluated there already.
     """
 
     f: Callable[..., Any]
@@ -48,6 +49,7 @@ class Problem:
     method: Method
     events: tuple[Event, ...] = ()
     dense: bool = False
+    rates: Leaves | None = None
 
     def watched_by(self, *observers: Observer) -> Problem:
         """The same problem with more observers."""

@@ -24,7 +24,9 @@ class _Dice(Observer):
         self.checkpoints, self.number = checkpoints, first
 
     def tried(self, t: float, y: Leaves, h: float) -> None:
-        set_random_state(self.checkpoints.device, self.checkpoints.random[self.number])
+        state = self.checkpoints.random[self.number]
+        if state is not None:
+            set_random_state(self.checkpoints.device, state)
         self.number += 1
 
 

@@ -36,17 +36,23 @@ class RungeKuttaMarch(March):
         #: The last step with its beginning: start, state there, size.
         self._last: tuple[Time, Leaves, Step, Time] | None = None
         self._piece: Piece | None = None
+        #: Whether the last step has left f at its end.
+        self._handed_on = False
+
+    def know(self, rates: Leaves) -> None:
+        if self.tableau.first_explicit:
+            # Else they would only be a guess, and the numbers others with them.
+            super().know(rates)
 
     def remember(self) -> tuple:
-        t, node, y, rates = super().remember()
-        if self._last is None or self._last[2].f is None:
-            # Not from the step: who asked for them may not ask again.
-            rates = None
-        return t, node, y, rates, None if self._newton is None else self._newton.jacobian
+        t, node, y, _ = super().remember()
+        # Not those that somebody asked for, who may not ask again.
+        return t, node, y, self._guess, None if self._newton is None else self._newton.jacobian
 
     def recall(self, memory: tuple) -> None:
         *memory, self._jacobian = memory
         super().recall(memory)
+        self._handed_on = self._rates is not None
 
     @property
     def note(self) -> Entry | None:
@@ -100,14 +106,23 @@ class RungeKuttaMarch(March):
         if t == self.begin:
             return y
         first = step.stages[0] if self.tableau.first_explicit else None
-        return self._step(self.tableau.plain, self.begin, t, start, y, first, t - start).y
+        # Newton's method begins anew: the result depends on nothing but the step.
+        newton = None if self._newton is None else Newton(self.method, self.stats)
+        tableau = self.tableau.plain
+        return self._step(tableau, self.begin, t, start, y, first, t - start, newton).y
+
+    @property
+    def _guess(self) -> Leaves | None:
+        """The rates at the present time, if the last step has left them."""
+        return self._rates if self._handed_on else None
 
     def _try(self, t1: float, node: Time) -> tuple[Step, Time]:
         # Where no stage is f(t, y), it is a guess, if the last step has left it.
-        first = self.rates if self.tableau.first_explicit else self._rates
+        first = self.rates if self.tableau.first_explicit else self._guess
         self._begin_step(t1)
         h = node - self.node
-        return self._step(self.tableau, self.t, t1, self.node, self.y, first, h), h
+        step = self._step(self.tableau, self.t, t1, self.node, self.y, first, h, self._newton)
+        return step, h
 
     def _step(
         self,
@@ -118,11 +133,12 @@ class RungeKuttaMarch(March):
         y: Leaves,
         first: Leaves | None,
         h: Time,
+        newton: Newton | None,
     ) -> Step:
         field = self._sided(t0, t1)
         if tableau.explicit:
             return runge_kutta_step(tableau, field, start, y, first, h, self._zeros)
-        return implicit_step(tableau, field, start, y, first, h, self._newton)
+        return implicit_step(tableau, field, start, y, first, h, newton)
 
     def _sided(self, t0: float, t1: float) -> VectorField:
         """The field as a step from t0 to t1 may see it."""
@@ -138,4 +154,5 @@ class RungeKuttaMarch(March):
         """Accept a step."""
         self._integrate(step.stages, self._solution_weights, h)
         self._last, self._piece = (self.node, self.y, step, h), None
+        self._handed_on = step.f is not None
         self._end_step(t1, node, step.y, step.f)

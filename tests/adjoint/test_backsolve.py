@@ -89,6 +89,20 @@ def test_the_error_of_the_adjoint_is_controlled_too():
     assert float(grad) == pytest.approx(math.exp(math.sin(5 * end) / 5), rel=1e-8)
 
 
+@pytest.mark.parametrize("gradient", ["backsolve", "gauss"])
+def test_every_leaf_of_the_adjoint_has_the_tolerance_of_its_leaf_of_the_state(gradient):
+    """As above, beside a leaf that anything is good enough for."""
+    y0 = [torch.zeros(1, dtype=F64, requires_grad=True) for _ in range(2)]
+    tolerances = {"rtol": [1e-10, 1.0], "atol": [1e-11, 1.0]}
+
+    def f(t, y):
+        return [torch.cos(5 * t) * y[0], 0 * y[1]]
+
+    y = solve(f, y0, [0.0, 3.0], gradient=gradient, **tolerances).y
+    (grad,) = torch.autograd.grad(y[0][-1].sum(), y0[0])
+    assert float(grad) == pytest.approx(math.exp(math.sin(15) / 5), rel=1e-8)
+
+
 def test_a_short_interval_between_outputs_does_not_make_the_steps_short():
     def steps(times):
         sol = solve(Net(), Y0, times, gradient="backsolve", **TIGHT)
@@ -324,6 +338,7 @@ def test_params_are_taken_literally():
         ({"rtol": "a"}, TypeError, "Backsolve: rtol must be a number"),
         ({"anchored": 1}, TypeError, "Backsolve: anchored must be True or False, got 1"),
         ({"max_steps": 0}, ValueError, "Backsolve: max_steps"),
+        ({"max_iterations": 0}, ValueError, "Backsolve: max_iterations"),
         ({"method": "rk4"}, ValueError, "Backsolve: method 'rk4' has no error estimate"),
     ],
 )

@@ -1,6 +1,8 @@
 """Checkpointed: the gradient of Direct to rounding, from a few states and repeated steps."""
 
+import gc
 import math
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -116,8 +118,7 @@ def test_random_numbers_are_drawn_again(options):
         net = Net()
         torch.manual_seed(3)
         y0 = Y0.clone().requires_grad_()
-        condition = {"event": lambda t, y: y[0] - 40.0}
-        sol = solve(noisy(net), y0, [0.0, 0.4, 1.0], gradient=gradient, **options, **condition)
+        sol = solve(noisy(net), y0, [0.0, 0.4, 1.0], gradient=gradient, **options)
         after = torch.rand(1)
         grads = torch.autograd.grad((sol.y**2).sum(), [y0, *net.inner.parameters()])
         return [sol.y.detach(), *grads], after, torch.rand(1), sol.stats
@@ -144,6 +145,30 @@ def test_dropout_in_a_network():
     assert_equal_to_rounding(run("checkpointed"), run("direct"))
 
 
+@pytest.mark.parametrize("more", [{"event": lambda t, y: y[0] - 0.4}, {"jump_t": [0.5]}])
+def test_random_numbers_with_events_or_jumps_are_refused(more):
+    net, y0 = Net(), Y0.clone().requires_grad_()
+    with pytest.raises(ValueError, match="random numbers together with events or jump times"):
+        solve(noisy(net), y0, [0.0, 1.0], rtol=1e-2, atol=1e-2, **more)
+    solve(net, y0, [0.0, 1.0], rtol=1e-2, atol=1e-2, **more)
+
+
+def test_a_random_number_a_step_costs_no_state_of_the_generator():
+    y0 = Y0.clone().requires_grad_()
+    seen = []
+
+    class Spy(Checkpointed):
+        def record(self, problem, stats):
+            seen.append(super().record(problem, stats))
+            return seen[-1]
+
+    steps = {"method": "rk4", "control": FixedStep(1e-3)}
+    solve(noisy(Net()), y0, [0.0, 1.0], gradient=Spy(), **steps)
+    random = seen[0].repetition.checkpoints.random
+    assert len(random) == 1000
+    assert sum(state is not None for state in random) == 1
+
+
 class Counter:
     """Is not a function of t and y."""
 
@@ -163,6 +188,106 @@ def test_what_does_not_repeat_is_refused(control):
         sol.y.sum().backward()
     solve(Counter(0.0), y0, [0.0, 0.5, 1.0], control=control).y.sum().backward()
     assert y0.grad is not None
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_nor_in_a_derivative_of_higher_order(order):
+    y0 = Y0.clone().requires_grad_()
+    sol = solve(Counter(1e-4), y0, [0.0, 0.5, 1.0], control=FixedStep(0.1))
+    with pytest.raises(ValueError, match="returned something else"):
+        torch.autograd.grad(sol.y.sum(), y0, create_graph=order == 2)
+
+
+IMPLICIT_METHODS = ["kvaerno3", "trbdf2", "sdirk2", "radauIIA5", "gl4", "trapezoid"]
+
+
+@pytest.mark.parametrize("interpolation", ["method", "cubic", "linear"])
+@pytest.mark.parametrize("method", IMPLICIT_METHODS)
+def test_implicit_methods_with_events_and_outputs_between_the_steps(method, interpolation):
+    """What looks inside a step must not change how the next equations are solved."""
+
+    def run(gradient):
+        y0, w = (
+            torch.tensor([1.0, 0.0], dtype=F64),
+            torch.tensor(1.3, dtype=F64, requires_grad=True),
+        )
+        t = torch.tensor([0.0, 0.23, 0.41, 4.0], dtype=F64, requires_grad=True)
+        grid = FixedGrid(tuple(0.1 * i for i in range(41)), interpolation=interpolation)
+        sol = solve(
+            lambda t, y, w: torch.stack([y[1], -(w**2) * torch.sin(y[0])]),
+            y0, t, args=(w,), method=method, control=grid, gradient=gradient,
+            event=lambda t, y, w: y[0] - w / 4, rtol=1e-3, atol=1e-3,
+        )  # fmt: skip
+        return torch.autograd.grad(sol.event.t + (sol.y**2).sum(), [w, t])
+
+    expected = run("direct")
+    for gradient in (Checkpointed(), Checkpointed(2)):
+        assert_equal_to_rounding(run(gradient), expected)
+
+
+def test_the_time_that_an_event_comes_before_sets_the_size_of_the_steps():
+    def run(gradient):
+        t = torch.tensor([0.0, 0.5, 3.0], dtype=F64, requires_grad=True)
+        sol = solve(
+            lambda t, y: torch.stack([y[1], -torch.sin(y[0])]), torch.tensor([1.0, 0.0], dtype=F64),
+            t, method="rk4", control=FixedStep(0.4), event=lambda t, y: y[0], gradient=gradient,
+        )  # fmt: skip
+        return torch.autograd.grad(sol.event.t, t)
+
+    (expected,) = run("direct")
+    assert float(expected[2]) != 0.0
+    assert_equal_to_rounding(run("checkpointed"), [expected])
+
+
+def test_what_is_kept_is_saved_with_the_graph_and_let_go_with_it():
+    """As saved tensors, which count, may be moved elsewhere, and are freed by the backward pass."""
+    places = []
+
+    def pack(x):
+        places.append(x.data_ptr())
+        return x
+
+    net, y0 = Net(), Y0.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        sol = solve(net, y0, [0.0, 1.0], method="rk4", control=FixedStep(0.01))
+    assert len(set(places)) > 20
+    states = [weakref.ref(x) for x in saved_tensors(sol.y) if x.shape == Y0.shape and x is not y0]
+    assert sum(state() is not None for state in states) > 20
+    sol.y.sum().backward()
+    gc.collect()
+    assert sum(state() is not None for state in states) == 0
+
+
+def saved_tensors(y):
+    return [x for x in y.grad_fn.saved_tensors if not x.requires_grad]
+
+
+def test_an_f_that_enables_gradients_leaves_no_graph_behind():
+    net, kept = Net(), []
+
+    class Spy(Checkpointed):
+        def record(self, problem, stats):
+            record = super().record(problem, stats)
+            kept.extend(record.kept)
+            return record
+
+    def f(t, y):
+        with torch.enable_grad():
+            return net(t, y)
+
+    solve(f, Y0.clone().requires_grad_(), [0.0, 1.0], rtol=1e-8, gradient=Spy())
+    assert len(kept) > 5
+    assert all(x.grad_fn is None for x in kept)
+
+
+def test_the_solution_may_be_written_to():
+    def run(gradient):
+        y0 = Y0.clone().requires_grad_()
+        y = solve(Net(), y0, [0.0, 0.5, 1.0], gradient=gradient).y
+        y[-1] *= 2
+        return torch.autograd.grad((y**2).sum(), y0)
+
+    assert_equal_to_rounding(run("checkpointed"), run("direct"))
 
 
 @pytest.mark.parametrize("steps", [1, 15, 16, 17, 100, 1000, 4097])
@@ -248,6 +373,45 @@ def test_derivatives_of_any_order_where_the_inputs_depend_on_the_parameters():
         return found
 
     assert_equal_to_rounding(derivatives("checkpointed"), derivatives("direct"))
+
+
+def test_batches_of_gradients():
+    y0 = Y0.clone().requires_grad_()
+    y = solve(Net(), y0, [0.0, 1.0]).y[-1]
+    rows = torch.eye(3, dtype=F64)
+    (found,) = torch.autograd.grad(y, y0, rows, is_grads_batched=True, retain_graph=True)
+    expected = torch.stack([torch.autograd.grad(y, y0, row, retain_graph=True)[0] for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_spoils_nothing_else():
+    y0 = Y0.clone().requires_grad_()
+    y = solve(lambda t, y: -y, y0, [0.0, 1.0]).y
+    (found,) = torch.autograd.grad(y[-1], y0, torch.tensor([1.0, math.nan, 1.0], dtype=F64))
+    assert found.isfinite().tolist() == [True, False, True]
+
+
+def test_the_cost_of_a_derivative_of_higher_order_is_counted():
+    y0 = Y0.clone().requires_grad_()
+    sol = solve(Net(), y0, [0.0, 1.0])
+    torch.autograd.grad(sol.y.sum(), y0, create_graph=True)
+    assert sol.stats.backward.accepted == sol.stats.accepted
+
+
+def test_hooks_see_derivatives_of_higher_order_once():
+    def second(gradient):
+        torch.manual_seed(0)
+        net, seen = Net(), []
+        weight = net.outer.weight
+        weight.register_hook(lambda grad: seen.append(1) or 2 * grad)
+        y0 = Y0.clone().requires_grad_()
+        sol = solve(net, y0, [0.0, 1.0], gradient=gradient)
+        (grad,) = torch.autograd.grad(sol.y[-1].pow(2).sum(), y0, create_graph=True)
+        return torch.autograd.grad(grad.sum(), weight), len(seen)
+
+    (found, count), (expected, _) = second("checkpointed"), second("direct")
+    assert count == 1
+    assert_equal_to_rounding(found, expected)
 
 
 def test_hessian_vector_product_of_parameters():

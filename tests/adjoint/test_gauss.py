@@ -10,7 +10,7 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import nn
 
-from companion import FixedStep, solve
+from companion import Event, FixedStep, solve
 from companion.adjoint import Direct, Gauss
 from companion.adjoint.gauss import nodes
 from companion.ode import FixedGrid, TooManySteps
@@ -79,6 +79,53 @@ def test_linear_equations_with_known_gradients():
     expected = torch.autograd.grad((weights * exact).sum(), inputs)
     for grad, value in zip(found, expected, strict=True):
         assert torch.allclose(grad, value, rtol=1e-8)
+
+
+def test_states_of_several_parts_some_of_them_complex():
+    """x' = k x, n' = cos(t) n, and z' = 1, which depends on nothing."""
+    x = torch.tensor([1.0 + 0.5j], dtype=torch.complex128, requires_grad=True)
+    n = torch.tensor([2.0, 3.0], dtype=F64, requires_grad=True)
+    z = torch.tensor(0.1, dtype=F64, requires_grad=True)
+    k = torch.tensor(-0.2 + 2j, dtype=torch.complex128, requires_grad=True)
+    t = torch.tensor([0.0, 0.7, 1.5], dtype=F64, requires_grad=True)
+
+    def f(t, y, k):
+        return {"x": k * y["x"], "rest": (torch.cos(t) * y["rest"][0], torch.ones_like(z))}
+
+    y = solve(f, {"x": x, "rest": (n, z)}, t, args=(k,), gradient="gauss", **TIGHT).y
+    loss = (y["x"].imag * y["rest"][0].sum(-1, keepdim=True)).sum() + y["rest"][1].pow(2).sum()
+    growth = torch.exp(torch.sin(t) - torch.sin(t[0]))[:, None]
+    exact = (x * torch.exp(k * (t - t[0]))[:, None]).imag * (n * growth).sum(-1, keepdim=True)
+    inputs = (x, n, z, k, t)
+    found = torch.autograd.grad(loss, inputs)
+    expected = torch.autograd.grad(exact.sum() + (z + t - t[0]).pow(2).sum(), inputs)
+    for grad, value in zip(found, expected, strict=True):
+        assert torch.allclose(grad, value, rtol=1e-7)
+
+
+def test_an_event_ends_the_solve_inside_a_step():
+    """A ball thrown up at speed v falls to the ground at 2 v / g with the speed -v."""
+    speed, g = (torch.tensor(x, dtype=F64, requires_grad=True) for x in (3.0, 9.81))
+    y0 = torch.stack([torch.zeros_like(speed), speed])
+    sol = solve(
+        lambda t, y, g: torch.stack([y[1], -g * torch.ones_like(y[1])]),
+        y0,
+        [0.0, 0.2, math.inf],
+        args=(g,),
+        event=Event(lambda t, y, g: y[0], direction=-1),
+        gradient="gauss",
+        first_step=0.05,
+        **TIGHT,
+    )
+    assert sol.status == "event"
+    time, lift = 2 * speed / g, speed * 0.2 - g * 0.02
+    for found, expected in [(sol.event.t, time), (sol.y[1, 0] + sol.event.y[1], lift - speed)]:
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
+        grads = torch.autograd.grad(found, (speed, g), retain_graph=True)
+        values = torch.autograd.grad(
+            expected, (speed, g), allow_unused=True, materialize_grads=True, retain_graph=True
+        )
+        assert torch.allclose(torch.stack(grads), torch.stack(values), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +315,15 @@ def test_its_own_tolerances_method_and_control():
         gradients(Gauss(max_steps=1, first_step=1e-3), **TIGHT)
 
 
+def test_fixed_steps_backward_leave_out_what_only_adaptive_ones_know():
+    """First step, step and jump times of the forward solve."""
+    options = {"first_step": 0.1, "step_t": [0.3], "jump_t": [0.6], **TIGHT}
+    found, stats = gradients(Gauss(control=FixedStep(0.01)), **options)
+    expected, _ = gradients("direct", **TIGHT)
+    assert stats.backward.accepted == 100
+    assert torch.allclose(found[3], expected[3], rtol=1e-8, atol=1e-9)
+
+
 def test_observers_see_the_adjoint_go_back():
     seen = []
 
@@ -368,6 +424,12 @@ def test_forward_mode_and_second_derivatives_are_refused():
     ("strategy", "options", "error", "message"),
     [
         (Gauss(), {"method": "scipy_solver"}, ValueError, "use gradient='backsolve'"),
+        (
+            Gauss(method="dopri5"),
+            {"method": "scipy_solver"},
+            ValueError,
+            "use gradient='backsolve'",
+        ),
         (Gauss(method="scipy_solver"), {}, ValueError, "use gradient='backsolve'"),
         (Gauss(rtol="a"), {}, TypeError, "Gauss: rtol must be a number"),
         (Gauss(rtol=0.0, atol=0.0), {}, ValueError, "Gauss: rtol and atol are both zero"),
@@ -387,6 +449,8 @@ def test_bad_input_is_refused_before_anything_is_solved(strategy, options, error
 
 def test_a_dense_output_is_for_its_values():
     y0 = Y0.clone().requires_grad_()
+    with pytest.raises(ValueError, match="solve with dense=True"):
+        solve(Net(), y0, [0.0, 1.0], gradient="gauss")(0.5)
     with pytest.raises(ValueError, match="Gauss has no gradient for the dense output"):
         solve(Net(), y0, [0.0, 1.0], gradient="gauss", dense=True)
     with torch.no_grad():

@@ -102,3 +102,53 @@ def test_a_cycle_without_progress_ends_it():
     _, residual = gmres(product, right, 1e-9)
     assert residual == pytest.approx(1)
     assert len(vectors) <= RESTART + 1
+
+
+def test_autocast_costs_no_products():
+    def products():
+        values, vectors = torch.linspace(1, 4, 60), []
+
+        def product(vector):
+            vectors.append(vector)
+            return values * vector
+
+        gmres(product, torch.ones(60), 1e-5)
+        return len(vectors)
+
+    expected = products()
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert products() == expected
+
+
+def test_ill_conditioned_systems_in_n_products():
+    """With vectors that are orthogonal to rounding; it takes twice as many if they are not."""
+    values = torch.logspace(0, 8, 40, dtype=F64)
+    product, vectors = counted(torch.diag(values))
+    x, residual = gmres(product, torch.ones(40, dtype=F64), 1e-9)
+    assert residual <= 1e-9
+    assert len(vectors) <= 40 + 1
+    assert torch.allclose(x * values, torch.ones(40, dtype=F64), rtol=1e-7)
+
+
+def test_a_space_that_the_matrix_maps_into_itself():
+    """The second vector is the last: no product leads out of the plane of the first two axes."""
+    matrix = torch.zeros(4, 4, dtype=F64)
+    matrix[1, 0] = 1
+    right = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=F64)
+    x, residual = gmres(lambda v: matrix @ v, right, 1e-9)
+    assert residual == pytest.approx(math.sqrt(0.5))
+    assert x.tolist() == pytest.approx([1, 0, 0, 0])
+
+
+def test_slow_progress_ends_it():
+    """The second difference on a thousand points: each cycle leaves most of the residual."""
+    right = torch.zeros(1000, dtype=F64)
+    right[0] = 1
+    product, vectors = counted(
+        2 * torch.eye(1000, dtype=F64)
+        - torch.diag(torch.ones(999, dtype=F64), 1)
+        - torch.diag(torch.ones(999, dtype=F64), -1)
+    )
+    _, residual = gmres(product, right, 1e-9)
+    assert 1e-3 < residual < 1
+    assert len(vectors) <= 3 * (RESTART + 1)

@@ -70,19 +70,22 @@ def test_the_sensitivity_to_a_jump_time(gradient, sign):
 @pytest.mark.parametrize("gradient", EVERY)
 def test_several_jumps_of_a_state_of_several_parts(gradient):
     """Jump times out of order; the exact gradient is that of the solution in closed form."""
-    later, earlier = (torch.tensor(x, dtype=F64, requires_grad=True) for x in (0.7, 0.2))
+    later, earlier, middle = (
+        torch.tensor(x, dtype=F64, requires_grad=True) for x in (0.7, 0.2, 0.5)
+    )
     y0 = {"x": torch.tensor([1.0, 2.0], dtype=F64), "n": (torch.tensor(0.5, dtype=F64),)}
 
     def f(t, y):
-        rate = torch.where(t < 0.2, 1.0, torch.where(t < 0.7, -2.0, 0.5))
-        return {"x": rate * y["x"], "n": (torch.where(t < 0.2, 0.0, 3.0) + 0 * t,)}
+        x, n = (1.0, 0.0) if t < 0.2 else (-2.0, 3.0) if t < 0.5 else (0.4, 3.0)
+        return {"x": (x if t < 0.7 else 1.5) * y["x"], "n": (n + 0 * t,)}
 
-    options = {"gradient": gradient, "jump_t": [later, 0.9, earlier], **TIGHT}
-    y = solve(f, y0, [0.0, 0.5, 1.0], **options).y
-    loss = y["x"][-1].sum() + y["n"][0][1] ** 2
-    found = torch.autograd.grad(loss, (earlier, later))
-    x = 3 * torch.exp(earlier - 2 * (later - earlier) + 0.5 * (1 - later))
-    expected = torch.autograd.grad(x + (0.5 + 3 * (0.5 - earlier)) ** 2, (earlier, later))
+    options = {"gradient": gradient, "jump_t": [later, 0.9, earlier, middle], **TIGHT}
+    y = solve(f, y0, [0.0, 1.0], **options).y
+    inputs = (earlier, middle, later)
+    found = torch.autograd.grad(y["x"][-1].sum() + y["n"][0][-1] ** 2, inputs)
+    growth = earlier - 2 * (middle - earlier) + 0.4 * (later - middle) + 1.5 * (1 - later)
+    exact = 3 * torch.exp(growth) + (0.5 + 3 * (1 - earlier)) ** 2
+    expected = torch.autograd.grad(exact, inputs)
     assert torch.allclose(torch.stack(found), torch.stack(expected), rtol=1e-7)
 
 
@@ -111,6 +114,20 @@ def test_times_at_which_f_jumps_count_from_inside_of_the_solve(gradient):
     end = math.exp(0.5)
     assert found.tolist() == pytest.approx([-0.5 * end, 0.5 * end], rel=1e-8)
     assert none.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("gradient", CONTINUOUS)
+def test_a_small_loss_has_its_gradients_of_times(gradient):
+    """The backward solve is one of a scaled loss, so that atol does not hide it."""
+    t = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
+    tau = torch.tensor([0.5], dtype=F64, requires_grad=True)
+    y0 = torch.ones(1, dtype=F64)
+    y = solve(switched, y0, t, args=(0.5,), gradient=gradient, jump_t=tau, **TIGHT).y
+    small = 1e-12 * math.exp(0.7)
+    grads = torch.autograd.grad(1e-12 * y[-1].sum(), (t, tau))
+    assert torch.cat(grads).tolist() == pytest.approx(
+        [-0.3 * small, 1.1 * small, -0.8 * small], rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("gradient", CONTINUOUS)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from benchmarks.live_bytes import LiveBytes
 from companion import FixedStep, solve
 from companion.adjoint.reversible import LostState, Reversible
-from companion.ode import PID, FixedGrid, SciPy, Stats, tableaus
+from companion.ode import PID, FixedGrid, NonFiniteState, SciPy, Stats, tableaus
 from companion.ode.method import SCHEMES, Method
 from companion.ode.observe import Observer
 from companion.ode.problem import pose
@@ -286,7 +286,12 @@ def test_a_component_that_passes_zero_is_not_far_off():
     """A tolerance for its size at that moment would be much smaller than that of the steps."""
     f = lambda t, y: torch.stack([y[1], -y[0]])  # noqa: E731
     y0 = torch.tensor([1.0, 0.5], dtype=F64)
-    assert marched(f, y0, [0.0, 40.0], scheme="rk4", control=FixedStep(0.1))[1] == []
+    problem = pose(f, y0, [0.0, 40.0], (), Method("rk4", control=FixedStep(0.1)))
+    march, distances = Reversible(drift=math.inf).begin(problem, 0.0, [y0], Stats()), []
+    while march.t < 40.0:
+        march.advance(40.0, 40.0)
+        distances.append(float(march._distance()))
+    assert 0.1 < max(distances) < 2
 
 
 def test_fixed_steps_are_not_all_waited_for(monkeypatch):
@@ -337,7 +342,7 @@ def test_single_precision():
 def test_jumps_of_f():
     """y' = -y cos t, times 3 after the jump: the time of the jump, and an output time at it."""
     strength = torch.tensor(3.0, dtype=F64, requires_grad=True)
-    y0 = torch.tensor([1.5], dtype=F64, requires_grad=True)
+    y0 = torch.tensor([1.5 + 0.5j], dtype=torch.complex128, requires_grad=True)
     times = torch.tensor([0.1, 0.5, 0.9, 2.0], dtype=F64, requires_grad=True)
     options = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -353,10 +358,10 @@ def test_jumps_of_f():
     weights = torch.tensor([1.0, 2.0, -1.0, 3.0], dtype=F64)
     inputs = (y0, times, tau, strength)
     sol = solve(f, y0, times, jump_t=tau, gradient=Reversible(), **options)
-    found = torch.autograd.grad((weights * sol.y[:, 0]).sum(), inputs)
+    found = torch.autograd.grad((weights * sol.y[:, 0]).imag.sum(), inputs)
     value = exact(y0, times, tau[0], strength)
     assert torch.allclose(sol.y[:, 0], value, rtol=1e-7)
-    expected = torch.autograd.grad((weights * value).sum(), inputs)
+    expected = torch.autograd.grad((weights * value).imag.sum(), inputs)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-6)
 
@@ -395,6 +400,27 @@ def test_a_slow_change_is_noticed():
     extra[0] = 1e-3
     with pytest.raises(LostState):
         sol.y[-1].sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "since", "outputs"), [(1.0, 1.5, 2), (3e-3, 1.94, 41)], ids=["pair", "output"]
+)
+def test_a_change_before_a_known_state_is_noticed(change, since, outputs):
+    """A pair, or an output, from which the way back goes on as if nothing had happened."""
+    extra = [0.0]
+    f = lambda t, y: torch.cos(t) - 4 * y + extra[0] * (t > since)  # noqa: E731
+    y0 = torch.ones(1, dtype=F64, requires_grad=True)
+    options = {"method": "rk4", "control": FixedStep(0.05), "gradient": Reversible()}
+    sol = solve(f, y0, torch.linspace(0, 2, outputs, dtype=F64), **options)
+    extra[0] = change
+    with pytest.raises(LostState):
+        sol.y[-1].sum().backward()
+
+
+def test_a_state_that_is_not_finite_is_an_error():
+    options = {"method": "rk4", "control": FixedStep(0.1), "gradient": Reversible()}
+    with pytest.raises(NonFiniteState, match=r"t\[1\]"):
+        solve(lambda t, y: y**3, 10 * torch.ones(1, dtype=F64), [0.0, 1.0], **options)
 
 
 def test_rounding_that_grew_too_large_is_noticed():

@@ -1,0 +1,109 @@
+"""The tensors that a function holds: in its closure, its globals, the objects behind it.
+
+PyTorch cannot ask a function what it will use.  What it can reach is a good guess, and finds also
+what is used at other times and states than those at which one has looked.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: A container with more entries holds data and not parameters.
+MOST_ENTRIES = 10_000
+
+
+def held(f: Callable[..., Any], args: tuple) -> tuple[list[Tensor], list[Tensor]]:
+    """Tensors that require grad and that f and the objects in args hold.
+
+    Follows modules, methods, partial functions, closures, defaults, objects, containers and the
+    globals that a function uses; each tensor once, in the order in which it is met.
+
+    Returns:
+        The leaves of autograd's graph among them; and the results of other computations that a
+        function names itself, as a variable of its closure, a default or a global.
+    """
+    leaves: dict[int, Tensor] = {}
+    derived: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(x, False) for x in _inside(args) if not _is_tensor(x)]
+    stack.append((f, False))
+    while stack:
+        thing, is_named = stack.pop()
+        if _is_tensor(thing):
+            if thing.requires_grad and thing.is_leaf:
+                leaves[id(thing)] = thing
+            elif thing.requires_grad and is_named:
+                derived[id(thing)] = thing
+        elif id(thing) not in seen:
+            seen.add(id(thing))
+            named = isinstance(thing, FunctionType)
+            stack.extend((x, named) for x in reversed(list(_inside(thing))))
+    return list(leaves.values()), list(derived.values())
+
+
+def _is_tensor(thing: Any) -> bool:
+    return isinstance(thing, Tensor)
+
+
+def _inside(thing: Any) -> Iterable[Any]:
+    """What is reached from an object in one step."""
+    if isinstance(thing, nn.Module):
+        return (*thing.parameters(), *(x for m in thing.modules() for x in _tensors_of(m)))
+    if isinstance(thing, functools.partial):
+        return (thing.func, *thing.args, *thing.keywords.values())
+    if isinstance(thing, MethodType):
+        return (thing.__self__, thing.__func__)
+    if isinstance(thing, FunctionType):
+        return _named_by(thing)
+    if isinstance(thing, (Mapping, tuple, list, set, frozenset)):
+        if len(thing) > MOST_ENTRIES:
+            return ()
+        return thing.values() if isinstance(thing, Mapping) else thing
+    if isinstance(thing, (type, ModuleType, str, bytes, int, float, complex, torch.dtype)):
+        return ()
+    return _attributes(thing)
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors that are attributes of a module without being its parameters."""
+    return filter(_is_tensor, vars(module).values())
+
+
+def _attributes(thing: Any) -> Iterator[Any]:
+    yield from getattr(thing, "__dict__", {}).values()
+    for kind in type(thing).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
+                yield getattr(thing, name)
+    if callable(thing):
+        # Its __call__, and what this names.
+        yield from (x for x in vars(type(thing)).values() if isinstance(x, FunctionType))
+
+
+def _named_by(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a name that is not bound yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for name in _globals_of(function.__code__):
+        thing = function.__globals__.get(name)
+        if not isinstance(thing, (type, ModuleType)):
+            yield thing
+
+
+@functools.lru_cache
+def _globals_of(code: CodeType) -> tuple[str, ...]:
+    """The names that a function looks up among the globals."""
+    names = (x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL")
+    return tuple(dict.fromkeys(names))
