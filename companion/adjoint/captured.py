@@ -8,7 +8,6 @@ which ends in exactly the tensors that were used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from companion.ode.random import random_state_kept
 from companion.ode.solution import Stats
 
 
-def captured(problem: Problem, known: Iterable[Tensor], stats: Stats) -> list[Tensor]:
-    """Leaf tensors that f uses, besides its arguments and the ``known`` leaves.
+def captured(problem: Problem, stats: Stats) -> list[Tensor]:
+    """Leaf tensors that f uses, besides its arguments.
 
     Found by evaluating f once, at the initial state; the evaluation is counted in ``stats``, and
     the random numbers that it draws are drawn again by the solve.
@@ -49,7 +48,7 @@ def captured(problem: Problem, known: Iterable[Tensor], stats: Stats) -> list[Te
         ]
         # An f that writes to its state is to be told so by the field, not by autograd.
         rates = problem.field(stats, args)(problem.times[0], [leaf.clone() for leaf in y])
-    accounted = {id(tensor) for tensor in [*known, *y, *tensors_in(args)]}
+    accounted = {id(tensor) for tensor in [*y, *tensors_in(args)]}
     found: dict[int, Tensor] = {}
     visited = set()
     stack = [rate.grad_fn for rate in rates]
@@ -74,5 +73,6 @@ def of_derived(node: Any) -> str:
     return (
         "f closes over a tensor that requires grad and was computed outside of it "
         f"(by {node.name()}): pass it through args=, or name it in the strategy's params=, such as "
-        "Checkpointed(params=(x,)), so that its gradient is not lost; or use gradient='direct'"
+        "Checkpointed(params=(x,)), so that its gradient is not lost; or use gradient='direct', or "
+        "detach() it"
     )

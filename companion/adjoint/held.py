@@ -15,8 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: A container with more entries holds data and not parameters.
+#: A container with more entries holds data and not parameters, and where more objects are in
+#: reach than this, the rest is not looked at: a search must not cost more than a solve.
 MOST_ENTRIES = 10_000
+
+#: What holds nothing.
+PLAIN = (type(None), str, bytes, int, float, complex, type, ModuleType, torch.dtype, torch.device)
+
+
+#: The dictionaries that every module has: parameters, buffers, hooks.
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def held(f: Callable[..., Any], args: tuple) -> tuple[list[Tensor], list[Tensor]]:
@@ -41,10 +49,11 @@ def held(f: Callable[..., Any], args: tuple) -> tuple[list[Tensor], list[Tensor]
                 leaves[id(thing)] = thing
             elif thing.requires_grad and is_named:
                 derived[id(thing)] = thing
-        elif id(thing) not in seen:
+        elif id(thing) not in seen and len(seen) < MOST_ENTRIES:
             seen.add(id(thing))
             named = isinstance(thing, FunctionType)
-            stack.extend((x, named) for x in reversed(list(_inside(thing))))
+            inside = [x for x in _inside(thing) if not isinstance(x, PLAIN)]
+            stack.extend((x, named) for x in reversed(inside))
     return list(leaves.values()), list(derived.values())
 
 
@@ -55,7 +64,7 @@ def _is_tensor(thing: Any) -> bool:
 def _inside(thing: Any) -> Iterable[Any]:
     """What is reached from an object in one step."""
     if isinstance(thing, nn.Module):
-        return (*thing.parameters(), *(x for m in thing.modules() for x in _tensors_of(m)))
+        return (*thing.parameters(), *(x for m in thing.modules() for x in _held_beside(m)))
     if isinstance(thing, functools.partial):
         return (thing.func, *thing.args, *thing.keywords.values())
     if isinstance(thing, MethodType):
@@ -66,14 +75,18 @@ def _inside(thing: Any) -> Iterable[Any]:
         if len(thing) > MOST_ENTRIES:
             return ()
         return thing.values() if isinstance(thing, Mapping) else thing
-    if isinstance(thing, (type, ModuleType, str, bytes, int, float, complex, torch.dtype)):
+    try:
+        return list(_attributes(thing))
+    except Exception:
+        # Proxies and the like may refuse to be looked into, with any error.
         return ()
-    return _attributes(thing)
 
 
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors that are attributes of a module without being its parameters."""
-    return filter(_is_tensor, vars(module).values())
+def _held_beside(module: nn.Module) -> Iterator[Any]:
+    """What a module has beside its parameters, which may be tensors or containers of tensors."""
+    for name, x in vars(module).items():
+        if isinstance(x, (Tensor, list, tuple, dict)) and name not in _OF_MODULES:
+            yield x
 
 
 def _attributes(thing: Any) -> Iterator[Any]:
@@ -98,8 +111,7 @@ def _named_by(function: FunctionType) -> Iterator[Any]:
     yield from (function.__kwdefaults__ or {}).values()
     for name in _globals_of(function.__code__):
         thing = function.__globals__.get(name)
-        if not isinstance(thing, (type, ModuleType)):
-            yield thing
+        yield thing
 
 
 @functools.lru_cache

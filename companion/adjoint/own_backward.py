@@ -178,6 +178,7 @@ class OwnBackward(ABC):
         jumps = list(problem.method.jump_nodes.values())
         inputs = [problem.t, *jumps, *problem.y0, *tensors_in(problem.args)]
         params: list[Tensor] = []
+        spare: list[Tensor] = []
         if torch.is_grad_enabled():
             if self.params is None:
                 params = self._found(problem)
@@ -190,7 +191,12 @@ class OwnBackward(ABC):
                     rates = _constant_rates(problem, stats)
                     if rates is not None:
                         return self.solve(replace(problem, rates=rates), stats)
-                params += captured(problem, params, stats)
+                used = captured(problem, stats)
+                seen = {id(p) for p in used}
+                # What f did not use may be written to before the backward pass, as it is where
+                # two networks are trained in turns.
+                spare = [p for p in params if id(p) not in seen]
+                params = [*used, *spare]
             else:
                 params = [p for p in self.params if p.requires_grad]
                 _require_independent(params)
@@ -206,7 +212,7 @@ class OwnBackward(ABC):
         if not wants_gradient:
             with torch.no_grad():
                 return self.solve(inner, stats)
-        solve = _Solve(self, inner, stats, len(jumps), len(params))
+        solve = _Solve(self, inner, stats, len(jumps), len(params), spare)
         leaves = _Solved.apply(solve, *inputs)
         return replace(solve.record.path, leaves=list(leaves))
 
@@ -253,16 +259,22 @@ class _Solve:
     """One solve on its way through PyTorch.
 
     Its inputs are the times, the live jump times, the leaves of y0, the tensors in args that
-    require grad, and the parameters.
+    require grad, and the parameters, the spare ones at the end.
     """
 
     record: Record
 
     def __init__(
-        self, strategy: OwnBackward, problem: Problem, stats: Stats, jumps: int, params: int
+        self,
+        strategy: OwnBackward,
+        problem: Problem,
+        stats: Stats,
+        jumps: int,
+        params: int,
+        spare: Sequence[Tensor],
     ) -> None:
         self.strategy, self.problem, self.stats = strategy, problem, stats
-        self.jumps, self.params = jumps, params
+        self.jumps, self.params, self.spare = jumps, params, spare
         # The backward pass must evaluate the f that the forward solve evaluated.
         device = problem.y0[0].device.type
         self.autocast = torch.autocast(
@@ -347,15 +359,16 @@ class _Solved(torch.autograd.Function):
     def forward(ctx: Any, solve: _Solve, *inputs: Tensor) -> tuple[Tensor, ...]:
         leaves, kept = solve.forward()
         outputs = leaves if solve.record.needs_outputs else []
-        ctx.solve, ctx.counts = solve, (len(inputs), len(outputs))
-        ctx.save_for_backward(*inputs, *outputs, *kept)
+        n = len(inputs) - len(solve.spare)
+        ctx.solve, ctx.counts = solve, (n, len(outputs))
+        ctx.save_for_backward(*inputs[:n], *outputs, *kept)
         return tuple(leaves)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         solve, (n, m) = ctx.solve, ctx.counts
         saved = ctx.saved_tensors
-        inputs, outputs, kept = saved[:n], saved[n : n + m], saved[n + m :]
+        inputs, outputs, kept = (*saved[:n], *solve.spare), saved[n : n + m], saved[n + m :]
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() and solve.record.higher_order:
             # With create_graph=True.

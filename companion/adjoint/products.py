@@ -30,11 +30,12 @@ def pulled_back(
 
 @contextmanager
 def hooks_off(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Without the hooks of these tensors.
+    """Without the hooks of these tensors, and without adding to their ``grad``.
 
-    They are for the gradients that leave the backward pass, not for the parts that it adds up.
+    Both are for the gradients that leave the backward pass, not for the parts that it adds up.
     """
     hooks = [(x, dict(x._backward_hooks)) for x in tensors if x._backward_hooks]
+    grads = [(x, x.grad) for x in tensors if x.retains_grad]
     try:
         for x, _ in hooks:
             x._backward_hooks.clear()
@@ -42,3 +43,5 @@ def hooks_off(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for x, found in hooks:
             x._backward_hooks.update(found)
+        for x, grad in grads:
+            x.grad = grad

@@ -21,6 +21,18 @@ def leaf(value=0.7):
     return torch.tensor(value, dtype=F64, requires_grad=True)
 
 
+class Ensemble(nn.Module):
+    """Tensors in a list, which is no ParameterList."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = [leaf(), leaf()]
+
+    def forward(self, t, y):
+        first = -self.rates[0] * y
+        return first - t * self.rates[1] * y if t > 0 else first
+
+
 class Plain:
     """Neither callable nor a module."""
 
@@ -67,10 +79,12 @@ def gradient_of(f, rate, gradient, y0=Y0):
 
 def holders():
     plain, slotted, module, rate = Plain(), Slotted(), Attribute(), leaf()
+    ensemble = Ensemble()
     return {
         "a bound method": (plain.flow, plain.rate),
         "a bound method of slots": (slotted.flow, slotted.rate),
         "an attribute of a module": (module, module.rate),
+        "a list of a module": (ensemble, ensemble.rates[1]),
         "an object in the closure": (of_closure(plain), plain.rate),
         "a dictionary among the globals": (of_global, GLOBAL["rate"]),
         "a partial function": (functools.partial(lambda k, t, y: -k * y, rate), rate),
@@ -165,6 +179,70 @@ def test_only_names_that_are_looked_up_among_the_globals():
         assert held(lambda t, y: torch.sin(y), ())[1] == []
     finally:
         del function.__globals__["sin"]
+
+
+class Two:
+    """Two networks; the flow uses one."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(3, 3).double(), nn.Linear(3, 3).double()
+
+    def flow(self, t, y):
+        return torch.tanh(self.a(y))
+
+
+@pytest.mark.parametrize("gradient", OWN)
+def test_what_f_does_not_use_may_be_written_to(gradient):
+    two = Two()
+    sol = solve(two.flow, Y0, [0.0, 1.0], gradient=gradient, **STEPS)
+    with torch.no_grad():
+        two.b.weight.mul_(2)
+    sol.y.sum().backward()
+    assert two.a.weight.grad.isfinite().all()
+    sol = solve(two.flow, Y0, [0.0, 1.0], gradient=gradient, **STEPS)
+    with torch.no_grad():
+        two.a.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        sol.y.sum().backward()
+
+
+class Shy:
+    """Does not let itself be looked into."""
+
+    @property
+    def __dict__(self):
+        raise RuntimeError("no")
+
+
+def test_objects_that_refuse_to_be_looked_into():
+    rate, shy = leaf(), Shy()
+    assert held(lambda t, y: -rate * y if shy else y, ()) == ([rate], [])
+
+
+def test_a_search_has_an_end():
+    class Node:
+        looked_at = 0
+
+        def __init__(self, depth):
+            self.children = [Node(depth - 1) for _ in range(12)] if depth else []
+
+        def __getattribute__(self, name):
+            Node.looked_at += name == "__dict__"
+            return super().__getattribute__(name)
+
+    root = Node(4)
+    held(lambda t, y: y if root else -y, ())
+    assert 100 < Node.looked_at <= MOST_ENTRIES
+
+
+def test_a_derived_parameter_that_retains_its_gradient():
+    rate, y0 = leaf(), Y0.clone().requires_grad_()
+    derived = torch.exp(rate)
+    derived.retain_grad()
+    sol = solve(lambda t, y: -derived * y, y0, [0.0, 1.0], gradient=Checkpointed(params=(derived,)))
+    sol.y[-1].sum().backward()
+    torch.testing.assert_close(derived.grad * derived.detach(), rate.grad)
 
 
 def test_large_containers_are_data():
