@@ -175,66 +175,57 @@ class OwnBackward(ABC):
                 f"{name} runs backwards only: forward-mode derivatives and the transforms of "
                 "torch.func need gradient='direct' or 'checkpointed'"
             )
+        if not torch.is_grad_enabled():
+            return self.solve(self.inside(problem), stats)
         jumps = list(problem.method.jump_nodes.values())
         inputs = [problem.t, *jumps, *problem.y0, *tensors_in(problem.args)]
-        params: list[Tensor] = []
         spare: list[Tensor] = []
-        if torch.is_grad_enabled():
-            if self.params is None:
-                params = self._found(problem)
-                if not params and not any(x.requires_grad for x in inputs):
-                    if len(problem.times) == 1:
-                        # f is not asked.
-                        return self.solve(problem, stats)
-                    # Nothing can be seen that a gradient could be wanted of.  If f should come
-                    # to use something later, its graph is recorded as by `Direct`.
-                    rates = _constant_rates(problem, stats)
-                    if rates is not None:
-                        return self.solve(replace(problem, rates=rates), stats)
-                used = captured(problem, stats)
-                seen = {id(p) for p in used}
-                # What f did not use may be written to before the backward pass, as it is where
-                # two networks are trained in turns.
-                spare = [p for p in params if id(p) not in seen]
-                params = [*used, *spare]
-            else:
-                params = [p for p in self.params if p.requires_grad]
-                _require_independent(params)
-        inputs += params
-        inputs = [x.clone() if x.is_inference() else x for x in inputs]
-        wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-        if problem.dense and wants_gradient:
+        if self.params is not None:
+            used = [p for p in self.params if p.requires_grad]
+            _require_independent(used)
+        else:
+            leaves, derived = held(problem.f, problem.args)
+            if derived:
+                raise ValueError(of_derived(derived[0].grad_fn))
+            if not leaves and not any(x.requires_grad for x in inputs):
+                path = self._without_gradient(problem, stats)
+                if path is not None:
+                    return path
+            used = captured(problem, stats)
+            seen = {id(p) for p in used}
+            spare = [p for p in leaves if id(p) not in seen]
+        inputs = [x.clone() if x.is_inference() else x for x in (*inputs, *used, *spare)]
+        inner = self.inside(problem)
+        if not any(x.requires_grad for x in inputs):
+            with torch.no_grad():
+                return self.solve(inner, stats)
+        if problem.dense:
             raise ValueError(
                 f"{name} has no gradient for the dense output: use gradient='direct', leave dense "
                 "out and put the times wanted into t, or solve under torch.no_grad()"
             )
-        inner = self.inside(problem)
-        if not wants_gradient:
-            with torch.no_grad():
-                return self.solve(inner, stats)
-        solve = _Solve(self, inner, stats, len(jumps), len(params), spare)
+        solve = _Solve(self, inner, stats, len(jumps), len(used), spare)
         leaves = _Solved.apply(solve, *inputs)
         return replace(solve.record.path, leaves=list(leaves))
 
-    @staticmethod
-    def _found(problem: Problem) -> list[Tensor]:
-        """The leaves that f holds."""
-        leaves, derived = held(problem.f, problem.args)
-        if derived:
-            raise ValueError(of_derived(derived[0].grad_fn))
-        return leaves
+    def _without_gradient(self, problem: Problem, stats: Stats) -> Path | None:
+        """The solution where nothing can be seen that a gradient could be wanted of.
 
+        If f should come to use something later, its graph is recorded as by `Direct`.
 
-def _constant_rates(problem: Problem, stats: Stats) -> Leaves | None:
-    """f at the beginning; None if it depends on something that requires grad."""
-    device = problem.y0[0].device
-    before = random_state(device)
-    rates = problem.field(stats)(problem.times[0], list(problem.y0))
-    if any(rate.requires_grad for rate in rates):
-        # It will be evaluated here again.
-        set_random_state(device, before)
-        return None
-    return rates
+        Returns:
+            None if f uses something at the beginning already.
+        """
+        if len(problem.times) > 1:
+            device = problem.y0[0].device
+            before = random_state(device)
+            rates = problem.field(stats)(problem.times[0], list(problem.y0))
+            if any(rate.requires_grad for rate in rates):
+                # It will be evaluated here again.
+                set_random_state(device, before)
+                return None
+            problem = replace(problem, rates=rates)
+        return self.solve(problem, stats)
 
 
 def _require_independent(params: Sequence[Tensor]) -> None:
@@ -274,7 +265,10 @@ class _Solve:
         spare: Sequence[Tensor],
     ) -> None:
         self.strategy, self.problem, self.stats = strategy, problem, stats
-        self.jumps, self.params, self.spare = jumps, params, spare
+        self.jumps, self.params = jumps, params + len(spare)
+        # What f did not use at the beginning may be written to before the backward pass, as it
+        # is where two networks are trained in turns.  Only if it is used must it be the same.
+        self.spare, self._versions = spare, [p._version for p in spare]
         # The backward pass must evaluate the f that the forward solve evaluated.
         device = problem.y0[0].device.type
         self.autocast = torch.autocast(
@@ -311,6 +305,14 @@ class _Solve:
                 wants_times=needs[0],
                 wants_jumps=any(needs[1:first]),
             )
+        for p, version, grad in zip(
+            self.spare[::-1], self._versions[::-1], found.wanted[::-1], strict=False
+        ):
+            if grad is not None and p._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(p.shape)} that f uses has been modified by an "
+                    "inplace operation since the solve"
+                )
         times, jumps = found.times, [None] * self.jumps
         if times is not None:
             # After an event there may be times that were not reached.

@@ -207,6 +207,17 @@ def test_what_f_does_not_use_may_be_written_to(gradient):
         sol.y.sum().backward()
 
 
+def test_nor_may_what_it_uses_later():
+    rate, y0 = leaf(), Y0.clone().requires_grad_()
+    holder = SimpleNamespace(rate=rate)
+    f = lambda t, y: -holder.rate * y if t > 0.5 else -y  # noqa: E731
+    sol = solve(f, y0, [0.0, 1.0], gradient="gauss", **STEPS)
+    with torch.no_grad():
+        rate.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        sol.y.sum().backward()
+
+
 class Shy:
     """Does not let itself be looked into."""
 
