@@ -30,7 +30,9 @@ class Checkpointed(OwnBackward):
     steps between two of them, :math:`O(\sqrt N)`; time, that of `Direct` and one evaluation of f
     for every stage of an accepted step.
 
-    f must return the same when it is repeated.  Random numbers are drawn again as they were.
+    f must return the same when it is repeated.  Random numbers are drawn again as they were; what
+    else f does, such as the running averages of batch normalisation, it does again.  Checkpoints
+    of your own inside f need ``use_reentrant=False``.
 
     Under the transforms of `torch.func`, in forward mode, and with ``dense=True``, which keeps
     every step anyway, the steps are differentiated as `Direct` does.  Derivatives of second and
@@ -60,9 +62,6 @@ class Checkpointed(OwnBackward):
             raise ValueError(
                 f"Checkpointed: checkpoints must be at least 1, got {self.checkpoints}"
             )
-
-    def check(self, problem: Problem) -> None:
-        pass
 
     def __call__(self, problem: Problem, stats: Stats) -> Path:
         if problem.dense or is_transformed():

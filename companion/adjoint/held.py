@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -40,10 +41,11 @@ def held(f: Callable[..., Any], args: tuple) -> tuple[list[Tensor], list[Tensor]
     leaves: dict[int, Tensor] = {}
     derived: dict[int, Tensor] = {}
     seen: set[int] = set()
-    stack: list[tuple[Any, bool]] = [(x, False) for x in _inside(args) if not _is_tensor(x)]
-    stack.append((f, False))
-    while stack:
-        thing, is_named = stack.pop()
+    # What is near comes first: if the search has to end, what is left is far from f.
+    queue: deque[tuple[Any, bool]] = deque([(f, False)])
+    queue.extend((x, False) for x in _inside(args) if not _is_tensor(x))
+    while queue:
+        thing, is_named = queue.popleft()
         if _is_tensor(thing):
             if thing.requires_grad and thing.is_leaf:
                 leaves[id(thing)] = thing
@@ -52,8 +54,7 @@ def held(f: Callable[..., Any], args: tuple) -> tuple[list[Tensor], list[Tensor]
         elif id(thing) not in seen and len(seen) < MOST_ENTRIES:
             seen.add(id(thing))
             named = isinstance(thing, FunctionType)
-            inside = [x for x in _inside(thing) if not isinstance(x, PLAIN)]
-            stack.extend((x, named) for x in reversed(inside))
+            queue.extend((x, named) for x in _inside(thing) if not isinstance(x, PLAIN))
     return list(leaves.values()), list(derived.values())
 
 

@@ -144,13 +144,14 @@ class OwnBackward(ABC):
                 raise TypeError(f"{name}: params holds a {type(p).__name__}, expected tensors")
         object.__setattr__(self, "params", params)
 
-    @abstractmethod
     def check(self, problem: Problem) -> None:
         """Refuse what this strategy cannot serve, before anything is solved.
 
         Raises:
             TypeError, ValueError: naming what would work.
         """
+        # Nothing, unless a strategy says otherwise.
+        return
 
     @abstractmethod
     def record(self, problem: Problem, stats: Stats) -> Record:

@@ -76,8 +76,8 @@ class Segments(Record):
         found = sweep.sums[: len(wanted)]
         of_times = sweep.sums[len(wanted) :]
         return Gradients(
-            _stacked(of_times[: len(nodes)]) if wants_times else None,
-            _stacked(of_times[len(of_times) - len(jumps) :]) if wants_jumps else None,
+            _stacked(of_times[: len(nodes)], nodes) if wants_times else None,
+            _stacked(of_times[len(of_times) - len(jumps) :], jumps) if wants_jumps else None,
             y0,
             found,
         )
@@ -264,10 +264,10 @@ def _tensors_of(memory: tuple) -> list[Tensor]:
     return [x for x in tree_leaves(memory) if isinstance(x, Tensor)]
 
 
-def _stacked(grads: Sequence[Tensor | None]) -> Tensor:
+def _stacked(grads: Sequence[Tensor | None], nodes: Sequence[Tensor]) -> Tensor:
     """Gradients with respect to times as one tensor."""
-    zero = torch.zeros((), dtype=torch.float64)
-    return torch.stack([zero if grad is None else grad.to(zero) for grad in grads])
+    pairs = zip(grads, nodes, strict=True)
+    return torch.stack([torch.zeros_like(node) if grad is None else grad for grad, node in pairs])
 
 
 @torch.no_grad()

@@ -434,6 +434,12 @@ def test_a_second_backward_pass_through_the_same_graph():
 
 
 def test_dense_output_and_transforms_are_those_of_direct():
+    def end(y0):
+        return solve(lambda t, y: -y, y0, [0.0, 1.0]).y[-1]
+
+    _, pushed = torch.func.jvp(end, (Y0,), (torch.ones(3, dtype=F64),))
+    torch.testing.assert_close(pushed, torch.full_like(pushed, math.exp(-1)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(torch.func.vmap(end)(Y0[:, None])[:, 0], end(Y0))
     y0 = Y0.clone().requires_grad_()
     sol = solve(lambda t, y: -y, y0, [0.0, 1.0], dense=True)
     (grad,) = torch.autograd.grad(sol(0.5).sum(), y0)
@@ -504,3 +510,79 @@ def test_a_captured_result_is_named():
     (grad,) = torch.autograd.grad(sol.y[-1].sum(), rate)
     exact = -(Y0.sum() * torch.exp(-derived) * derived).detach()
     torch.testing.assert_close(grad, exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("checkpoints", [None, 1, 5, 40])
+def test_newton_goes_into_every_step_as_before(checkpoints):
+    """Van der Pol's equation: rejected steps, Jacobians kept over many others."""
+
+    def run(gradient):
+        y0 = torch.tensor([2.0, 0.0], dtype=F64, requires_grad=True)
+        mu = torch.tensor(100.0, dtype=F64, requires_grad=True)
+        sol = solve(
+            lambda t, y, mu: torch.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]]),
+            y0, [0.0, 81.0, 150.0], args=(mu,), method="trbdf2", rtol=1e-2, atol=1e-2,
+            gradient=gradient,
+        )  # fmt: skip
+        assert sol.stats.rejected > 5
+        return torch.autograd.grad(sol.y[:, 0].pow(2).sum(), [y0, mu])
+
+    assert_equal_to_rounding(run(Checkpointed(checkpoints)), run("direct"))
+
+
+def test_higher_derivatives_leave_the_generator_alone():
+    net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    y0 = Y0.clone().requires_grad_()
+    y = solve(lambda t, y: net(y), y0, [0.0, 1.0], method="rk4", control=FixedStep(0.1)).y
+    torch.rand(5)
+    before = torch.get_rng_state()
+    torch.autograd.grad(y.pow(2).sum(), y0, create_graph=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_autocast_in_higher_derivatives():
+    net, modes = nn.Linear(3, 3), []
+
+    def f(t, y):
+        modes.append(torch.is_autocast_enabled("cpu"))
+        return torch.tanh(net(y))
+
+    y0 = Y0.float().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = solve(f, y0, [0.0, 1.0], method="rk4", control=FixedStep(0.25)).y
+    count = len(modes)
+    (grad,) = torch.autograd.grad(y.sum(), y0, create_graph=True)
+    grad.sum().backward()
+    assert len(modes) > count
+    assert all(modes)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_no_reference_cycle(backward):
+    y0 = Y0.clone().requires_grad_()
+    solve(lambda t, y: -y, y0, [0.0, 1.0])
+    gc.collect()
+    gc.disable()
+    try:
+        y = solve(lambda t, y: -y, y0, [0.0, 1.0]).y
+        gone = weakref.ref(y)
+        if backward:
+            y.sum().backward()
+        del y
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("when", [0.95, 0.5, 0.05])
+def test_a_small_change_in_one_step_is_noticed(when):
+    factor = [1.0]
+
+    def f(t, y):
+        return -y * (factor[0] if abs(float(t) - when) < 0.02 else 1.0)
+
+    y0 = Y0.clone().requires_grad_()
+    y = solve(f, y0, [0.0, 1.0], method="euler", control=FixedStep(0.01)).y
+    factor[0] = 1 + 1e-8
+    with pytest.raises(ValueError, match="returned something else"):
+        y.sum().backward()

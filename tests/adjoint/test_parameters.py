@@ -247,6 +247,19 @@ def test_a_search_has_an_end():
     assert 100 < Node.looked_at <= MOST_ENTRIES
 
 
+def test_what_is_near_is_found_before_what_is_far():
+    class Trainer:
+        def __init__(self):
+            self.data = [{"x": i} for i in range(MOST_ENTRIES - 1)]
+            self.late = leaf()
+
+        def flow(self, t, y):
+            return -self.late * y if t > 0.5 else -y
+
+    trainer = Trainer()
+    assert held(trainer.flow, ()) == ([trainer.late], [])
+
+
 def test_a_derived_parameter_that_retains_its_gradient():
     rate, y0 = leaf(), Y0.clone().requires_grad_()
     derived = torch.exp(rate)
