@@ -90,7 +90,14 @@ def _held_beside(module: nn.Module) -> Iterator[Any]:
             yield x
 
 
+def _is_of_torch(module: str) -> bool:
+    """Whether this is one of PyTorch's own modules, which lead everywhere and hold no parameters."""
+    return module.partition(".")[0] == "torch"
+
+
 def _attributes(thing: Any) -> Iterator[Any]:
+    if _is_of_torch(type(thing).__module__):
+        return
     yield from getattr(thing, "__dict__", {}).values()
     for kind in type(thing).__mro__:
         slots = vars(kind).get("__slots__", ())
@@ -110,12 +117,14 @@ def _named_by(function: FunctionType) -> Iterator[Any]:
             continue
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
+    if _is_of_torch(function.__globals__.get("__name__", "")):
+        return
     for name in _globals_of(function.__code__):
         thing = function.__globals__.get(name)
         yield thing
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=1024)
 def _globals_of(code: CodeType) -> tuple[str, ...]:
     """The names that a function looks up among the globals."""
     names = (x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL")

@@ -260,6 +260,17 @@ def test_what_is_near_is_found_before_what_is_far():
     assert held(trainer.flow, ()) == ([trainer.late], [])
 
 
+def test_pytorch_itself_is_not_searched(monkeypatch):
+    from companion.adjoint import held as module
+
+    looked_at, inside = [], module._inside
+    monkeypatch.setattr(module, "_inside", lambda x: looked_at.append(x) or inside(x))
+    net = nn.Linear(3, 3)
+    compiled = torch.compile(lambda t, y: nn.functional.interpolate(net(y)), backend="eager")
+    assert held(compiled, ())[0] == [net.weight, net.bias]
+    assert len(looked_at) < 50
+
+
 def test_a_derived_parameter_that_retains_its_gradient():
     rate, y0 = leaf(), Y0.clone().requires_grad_()
     derived = torch.exp(rate)
