@@ -24,7 +24,7 @@ from companion.ode.field import Field, Leaves, Time
 from companion.ode.integrate import integrate
 from companion.ode.march import March
 from companion.ode.method import Method
-from companion.ode.norm import Tolerance, of_leaf, rms_norm
+from companion.ode.norm import Allowance, Tolerance, rms_norm
 from companion.ode.problem import Problem
 from companion.ode.solution import Stats
 
@@ -200,14 +200,11 @@ def _drift(found: Leaves, known: Leaves, sizes: Leaves, method: Method) -> Tenso
 
     Tolerable is ``LARGEST_DRIFT`` of the solution's size, and ``MOST_TOLERANCES`` in any case.
     """
-    rtol, atol = method.rtol, method.atol
-    allowed = [
-        MOST_TOLERANCES * (y.abs() * of_leaf(rtol, i) + of_leaf(atol, i))
-        for i, y in enumerate(known)
+    allowed = Allowance(method.rtol, method.atol, known)(known)
+    most = [
+        torch.maximum(MOST_TOLERANCES * part, LARGEST_DRIFT * size)
+        for part, size in zip(allowed, sizes, strict=True)
     ]
-    return rms_norm(
-        [
-            (x - y) / torch.maximum(most, LARGEST_DRIFT * size)
-            for x, y, most, size in zip(found, known, allowed, sizes, strict=True)
-        ]
-    )
+    # A solution of zeros is allowed no error without atol, and may have none.
+    most = [m.clamp_min(torch.finfo(m.dtype).tiny) for m in most]
+    return rms_norm([(x - y) / m for x, y, m in zip(found, known, most, strict=True)])

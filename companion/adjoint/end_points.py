@@ -42,7 +42,7 @@ class EndPoints:
         self._later = math.inf if times[-1] > times[0] else -math.inf
         self._outputs: list[Tensor] = []
         #: By jump time; one that the solve does not come to has no influence.
-        zero = problem.y0[0].new_zeros((), dtype=self._dtype)
+        zero = problem.y0[0].new_zeros((), dtype=torch.float64)
         self._jumps = dict.fromkeys(problem.method.jump_t, zero)
 
     @property
@@ -57,19 +57,19 @@ class EndPoints:
 
     def output(self, t: float, y: Leaves, grads: Leaves) -> None:
         """At an output time after the first: the gradients of the loss there."""
-        self._outputs.append(_inner(grads, self._rates(t, y, -self._later)))
+        self._outputs.append(inner(grads, self._rates(t, y, -self._later)))
 
     def start(self, y: Leaves, a: Leaves) -> None:
         """At the first time: the adjoint before it jumps.
 
         The value there is y0, whatever the time: the loss's gradient has no part in this.
         """
-        self._outputs.append(-_inner(a, self._rates(self._times[0], y, self._later)))
+        self._outputs.append(-inner(a, self._rates(self._times[0], y, self._later)))
 
     def jump(self, tau: float, y: Leaves, a: Leaves) -> None:
         """At a time at which f jumps."""
         before, after = (self._rates(tau, y, side) for side in (-self._later, self._later))
-        self._jumps[tau] = _inner(a, before) - _inner(a, after)
+        self._jumps[tau] = inner(a, before) - inner(a, after)
 
     def jumps_from(self, t: float, end: float) -> list[float]:
         """The jump times on the way back from t, without it, to ``end``, which is not the first."""
@@ -87,6 +87,8 @@ class EndPoints:
         return field(t, y)
 
 
-def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Real inner product."""
-    return sum(torch.sum((x.conj() * y).real) for x, y in zip(a, b, strict=True))
+def inner(a: Leaves, b: Leaves) -> Tensor:
+    """Real inner product, in float64."""
+    return sum(
+        torch.sum((x.conj() * y).real, dtype=torch.float64) for x, y in zip(a, b, strict=True)
+    )

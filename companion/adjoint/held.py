@@ -91,7 +91,7 @@ def _held_beside(module: nn.Module) -> Iterator[Any]:
 
 
 def _is_of_torch(module: str) -> bool:
-    """Whether this is one of PyTorch's own modules, which lead everywhere and hold no parameters."""
+    """Whether this is one of PyTorch's modules, which lead everywhere and hold no parameters."""
     return module.partition(".")[0] == "torch"
 
 

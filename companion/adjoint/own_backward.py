@@ -20,6 +20,7 @@ from companion.adjoint.captured import captured, of_derived
 from companion.adjoint.held import held
 from companion.adjoint.products import hooks_off, pulled_back
 from companion.adjoint.trees import detached, substituted, tensors_in
+from companion.ode.adams import Adams
 from companion.ode.field import Leaves
 from companion.ode.final import final
 from companion.ode.integrate import Path, integrate
@@ -217,7 +218,10 @@ class OwnBackward(ABC):
         Returns:
             None if f uses something at the beginning already.
         """
-        if len(problem.times) > 1:
+        scheme = problem.method.scheme
+        is_first = isinstance(scheme, Adams) or getattr(scheme, "first_explicit", False)
+        if is_first and len(problem.times) > 1:
+            # The first evaluation of the solve, which is not made twice.
             device = problem.y0[0].device
             before = random_state(device)
             rates = problem.field(stats)(problem.times[0], list(problem.y0))
@@ -362,16 +366,18 @@ class _Solved(torch.autograd.Function):
     def forward(ctx: Any, solve: _Solve, *inputs: Tensor) -> tuple[Tensor, ...]:
         leaves, kept = solve.forward()
         outputs = leaves if solve.record.needs_outputs else []
-        n = len(inputs) - len(solve.spare)
-        ctx.solve, ctx.counts = solve, (n, len(outputs))
-        ctx.save_for_backward(*inputs[:n], *outputs, *kept)
+        # The times are the problem's, and what f did not use may be written to.
+        used = inputs[1 : len(inputs) - len(solve.spare)]
+        ctx.solve, ctx.counts = solve, (len(used), len(outputs))
+        ctx.save_for_backward(*used, *outputs, *kept)
         return tuple(leaves)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         solve, (n, m) = ctx.solve, ctx.counts
         saved = ctx.saved_tensors
-        inputs, outputs, kept = (*saved[:n], *solve.spare), saved[n : n + m], saved[n + m :]
+        inputs = (solve.problem.t, *saved[:n], *solve.spare)
+        outputs, kept = saved[n : n + m], saved[n + m :]
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() and solve.record.higher_order:
             # With create_graph=True.

@@ -52,7 +52,8 @@ class Surroundings:
         )
         if len(unit):
             # Without atol nothing is allowed where the state is zero; a unit must be positive.
-            unit = unit.clamp_min(torch.finfo(unit.dtype).eps * float(unit.max()))
+            limits = torch.finfo(unit.dtype)
+            unit = unit.clamp_min(limits.eps * float(unit.max()) or limits.tiny**0.5)
         #: What the tolerances allow each entry to be off, shape (n,).
         self._unit = unit
 

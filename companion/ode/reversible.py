@@ -142,7 +142,10 @@ class ReversibleMarch(RungeKuttaMarch):
         """
         apart = [a - b for a, b in zip(self.solution, self.y, strict=True)]
         ends = self._allowance(self._before), self._allowance(self.solution)
-        return self.method.norm(quotients(apart, list(map(torch.maximum, *ends))))
+        # Without atol nothing is allowed where the solution is zero, and there may be no distance.
+        allowed = [torch.maximum(*pair) for pair in zip(*ends, strict=True)]
+        allowed = [most.clamp_min(torch.finfo(most.dtype).tiny) for most in allowed]
+        return self.method.norm(quotients(apart, allowed))
 
 
 class ReversibleAdaptiveMarch(ReversibleMarch, AdaptiveMarch):

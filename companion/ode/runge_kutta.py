@@ -39,11 +39,6 @@ class RungeKuttaMarch(March):
         #: Whether the last step has left f at its end.
         self._handed_on = False
 
-    def know(self, rates: Leaves) -> None:
-        if self.tableau.first_explicit:
-            # Else they would only be a guess, and the numbers others with them.
-            super().know(rates)
-
     def remember(self) -> tuple:
         t, node, y, _ = super().remember()
         # Not those that somebody asked for, who may not ask again.
