@@ -104,8 +104,16 @@ def save(state: dict[str, Any], file: Path) -> None:
 
 def load(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The state that was saved last, if it is of a training with the same settings."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for name, value in state["settings"].items():
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        saved = {name: state["settings"][name] for name in settings}
+    except Exception as error:
+        # What torch.load raises of other files is not specified, and there is much of it.
+        raise SystemExit(
+            f"{file} is no checkpoint of this program, or damaged ({type(error).__name__}): "
+            "remove it, or give another --checkpoint"
+        ) from error
+    for name, value in saved.items():
         if settings[name] != value:
             raise SystemExit(
                 f"{file} is of a training with {name} = {value}, this one has {settings[name]}: "
@@ -161,6 +169,32 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
             print(f"epoch {epoch}: loss {loss!r}, {right:.1%} right", flush=True)
 
 
+def count(word: str) -> int:
+    """A number of things from the command line."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {word}")
+    return number
+
+
+def rate(word: str) -> float:
+    """A learning rate from the command line."""
+    number = float(word)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be positive and finite, got {word}")
+    return number
+
+
+def in_directory(word: str) -> Path:
+    """A file from the command line that can be written, so that no epoch is made in vain."""
+    file = Path(word)
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(
+            f"must be a file in a directory that can be written to, got {word}"
+        )
+    return file
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -172,15 +206,18 @@ def parse() -> argparse.Namespace:
         default="checkpointed",
         help="strategy of the solve; checkpointed",
     )
-    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="in all; 20")
+    parser.add_argument("--epochs", type=count, default=20, metavar="N", help="in all; 20")
     parser.add_argument(
-        "--batch", type=int, default=128, metavar="N", help="of all processes together; 128"
+        "--batch", type=count, default=128, metavar="N", help="of all processes together; 128"
     )
-    parser.add_argument("--samples", type=int, default=2048, metavar="N", help="points; 2048")
-    parser.add_argument("--rate", type=float, default=0.005, help="of Adam; 0.005")
+    parser.add_argument("--samples", type=count, default=2048, metavar="N", help="points; 2048")
+    parser.add_argument("--rate", type=rate, default=0.005, metavar="R", help="of Adam; 0.005")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random numbers; 0")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="written after every epoch; resumes"
+        "--checkpoint",
+        type=in_directory,
+        metavar="FILE",
+        help="that all processes see: written after every epoch, and gone on from",
     )
     return parser.parse_args()
 

@@ -120,6 +120,52 @@ def test_a_checkpoint_of_another_training_is_refused(main, tmp_path):
         main(*small, "--seed", 1)
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"no checkpoint"),
+        lambda file: torch.save([1, 2], file),
+        lambda file: torch.save({"settings": {}}, file),
+    ],
+    ids=["empty", "text", "list", "other"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(main, tmp_path, write):
+    file = tmp_path / "training.pt"
+    write(file)
+    before = file.read_bytes()
+    with pytest.raises(SystemExit, match="no checkpoint of this program, or damaged"):
+        main(*SMALL, "--checkpoint", file)
+    assert file.read_bytes() == before
+
+
+def test_a_checkpoint_of_which_a_part_is_missing_is_refused(main, tmp_path):
+    file = tmp_path / "training.pt"
+    main(*SMALL, "--checkpoint", file, "--epochs", 1)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(SystemExit, match="no checkpoint of this program, or damaged"):
+        main(*SMALL, "--checkpoint", file)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", 0], "--batch: must be at least 1, got 0"),
+        (["--samples", -3], "--samples: must be at least 1, got -3"),
+        (["--epochs", 0], "--epochs: must be at least 1, got 0"),
+        (["--epochs", "many"], "--epochs: invalid count value: 'many'"),
+        (["--rate", "nan"], "--rate: must be positive and finite, got nan"),
+        (["--rate", 0], "--rate: must be positive and finite, got 0"),
+        (["--checkpoint", "."], "--checkpoint: must be a file in a directory"),
+        (["--checkpoint", "nowhere/training.pt"], "got nowhere/training.pt"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_is_trained(main, capsys, words, message):
+    with pytest.raises(SystemExit):
+        main(*words)
+    assert message in capsys.readouterr().err
+
+
 def test_the_old_checkpoint_stays_until_the_new_one_is_whole(tmp_path):
     """What cannot be written leaves the file that is there as it is."""
     save = runpy.run_path(SCRIPT)["save"]

@@ -45,7 +45,8 @@ class Backsolve(ContinuousAdjoint):
     and the backward solve starts anew from each of them. The gradient has the error of the
     backward solve, and of y reconstructed backwards, which is unstable where the flow contracts
     strongly: `Direct` has neither.  A `LostStateWarning` tells when a reconstructed state is off
-    by more than one per cent of the solution and a thousand tolerances.
+    by more than one per cent of the solution and a thousand tolerances.  f must return the same
+    for the same arguments on the way back: with dropout the gradient is that of no function.
 
     The parameters are integrated as a quadrature, outside of the error norm (the seminorm of
     Kidger, Chen and Lyons, ICML 2021): they do not feed back into y and a.  A loss with small
@@ -62,7 +63,8 @@ class Backsolve(ContinuousAdjoint):
             as the method of the backward solve knows them.
         max_iterations: most iterations of an implicit method for its stages.
         observers: told about every step of the backward solve.
-        params: see `companion.adjoint.own_backward.OwnBackward`.
+        params: exactly the tensors, besides y0, the times and those in args, whose gradients are
+            wanted; None finds what f holds and uses.
     """
 
     anchored: bool = True

@@ -41,7 +41,8 @@ class Checkpointed(OwnBackward):
     Args:
         checkpoints: how many states to keep at most; None lets their number grow as
             :math:`\sqrt N`.
-        params: see `OwnBackward`.
+        params: exactly the tensors, besides y0, the times and those in args, whose gradients are
+            wanted; None finds what f holds and uses.
 
     Raises:
         TypeError, ValueError: if ``checkpoints`` is not a positive int.

@@ -50,7 +50,8 @@ class ContinuousAdjoint(OwnBackward):
             as the method of the backward solve knows them.
         max_iterations: most iterations of an implicit method for its stages.
         observers: told about every step of the backward solve.
-        params: see `OwnBackward`.
+        params: exactly the tensors, besides y0, the times and those in args, whose gradients are
+            wanted; None finds what f holds and uses.
     """
 
     method: Scheme | str | None = None
@@ -62,7 +63,17 @@ class ContinuousAdjoint(OwnBackward):
     step_t: Sequence[float] | Tensor | None = None
     jump_t: Sequence[float] | Tensor | None = None
     max_iterations: int | None = None
-    observers: tuple[Observer, ...] = ()
+    observers: Sequence[Observer] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        watching = self.observers
+        if not isinstance(watching, Sequence) or not all(isinstance(x, Observer) for x in watching):
+            raise TypeError(
+                f"{type(self).__name__}: observers must be a tuple of companion.ode.observe."
+                f"Observer, got {watching!r}"
+            )
+        object.__setattr__(self, "observers", tuple(watching))
 
     def check(self, problem: Problem) -> None:
         try:
@@ -168,26 +179,30 @@ class ContinuousRecord(Record):
     ) -> Gradients:
         scale = _scale(grads, self.method)
         grads = [grad / scale for grad in grads]
-        walk = self.walk(kept, outputs, [grad[-1] for grad in grads], wanted, stats)
-        ends = EndPoints(self.problem, self.times, stats)
-        # Without a step nothing comes back to y0 but the gradient there.
-        a = [torch.zeros_like(grad[0]) for grad in grads]
-        for i in range(len(self.times) - 1, 0, -1):
-            t, end = self.times[i], self.times[i - 1]
+        try:
+            walk = self.walk(kept, outputs, [grad[-1] for grad in grads], wanted, stats)
+            ends = EndPoints(self.problem, self.times, stats)
+            # Without a step nothing comes back to y0 but the gradient there.
+            a = [torch.zeros_like(grad[0]) for grad in grads]
+            for i in range(len(self.times) - 1, 0, -1):
+                t, end = self.times[i], self.times[i - 1]
+                if wants_times:
+                    ends.output(t, [leaf[i] for leaf in outputs], [grad[i] for grad in grads])
+                for tau in ends.jumps_from(t, end) if wants_jumps else ():
+                    ends.jump(tau, *walk.to(tau, end))
+                _, a = walk.to(end, end)
+                walk.jump(i - 1, [grad[i - 1] for grad in grads])
             if wants_times:
-                ends.output(t, [leaf[i] for leaf in outputs], [grad[i] for grad in grads])
-            for tau in ends.jumps_from(t, end) if wants_jumps else ():
-                ends.jump(tau, *walk.to(tau, end))
-            _, a = walk.to(end, end)
-            walk.jump(i - 1, [grad[i - 1] for grad in grads])
-        if wants_times:
-            ends.start([leaf[0] for leaf in outputs], a)
-        found = Gradients(
-            ends.times[: self._asked] if wants_times else None,
-            ends.jumps if wants_jumps else None,
-            walk.adjoint,
-            walk.finish(),
-        )
+                ends.start([leaf[0] for leaf in outputs], a)
+            found = Gradients(
+                ends.times[: self._asked] if wants_times else None,
+                ends.jumps if wants_jumps else None,
+                walk.adjoint,
+                walk.finish(),
+            )
+        finally:
+            for observer in self.method.observers:
+                observer.finished()
         return _times(scale, found)
 
 

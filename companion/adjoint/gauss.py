@@ -53,7 +53,8 @@ class Gauss(ContinuousAdjoint):
     of f.
 
     The gradient has the error of the backward solve, and feels that of the dense output: with
-    explicit methods it is of the order of the method.
+    explicit methods it is of the order of the method.  f must return the same for the same
+    arguments on the way back: with dropout the gradient is that of no function, without a word.
 
     Args:
         method, rtol, atol, control, first_step, max_steps: of the backward solve, as in
@@ -63,7 +64,8 @@ class Gauss(ContinuousAdjoint):
             as the method of the backward solve knows them.
         max_iterations: most iterations of an implicit method for its stages.
         observers: told about every step of the backward solve.
-        params: see `companion.adjoint.own_backward.OwnBackward`.
+        params: exactly the tensors, besides y0, the times and those in args, whose gradients are
+            wanted; None finds what f holds and uses.
     """
 
     def check(self, problem: Problem) -> None:

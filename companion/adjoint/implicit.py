@@ -52,7 +52,8 @@ class Implicit(OwnBackward):
     the cost of one backward pass through f each.
 
     Args:
-        params: see `companion.adjoint.own_backward.OwnBackward`.
+        params: exactly the tensors, besides y0, the times and those in args, whose gradients are
+            wanted; None finds what f holds and uses.
     """
 
     def check(self, problem: Problem) -> None:

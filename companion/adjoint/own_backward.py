@@ -295,7 +295,7 @@ class _Solve:
     ) -> list[Tensor | None]:
         """Those with respect to the inputs."""
         first = 1 + self.jumps
-        if self.record.needs_finite and not all(bool(grad.isfinite().all()) for grad in grads):
+        if self.record.needs_finite and not self._are_finite(grads):
             # What comes after a loss without a gradient has none either.
             return [torch.full_like(x, math.nan) for x in inputs]
         wanted = [*tensors_in(self.problem.args), *inputs[len(inputs) - self.params :]]
@@ -326,6 +326,16 @@ class _Solve:
         if found.jumps is not None:
             jumps = [grad.to(x) for grad, x in zip(found.jumps, inputs[1:first], strict=True)]
         return [times, *jumps, *found.y0, *found.wanted]
+
+    def _are_finite(self, grads: Leaves) -> bool:
+        try:
+            return all(bool(grad.isfinite().all()) for grad in grads)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{type(self.strategy).__name__} goes back for one loss at a time, and not for a "
+                "batch of them (is_grads_batched=True, vectorize=True): take them one after the "
+                "other, or use gradient='direct' or 'checkpointed'"
+            ) from error
 
     def differentiable_gradients(
         self, needs: Sequence[bool], inputs: Leaves, kept: Leaves, grads: Leaves
@@ -377,7 +387,8 @@ class _Solved(torch.autograd.Function):
         solve, (n, m) = ctx.solve, ctx.counts
         saved = ctx.saved_tensors
         inputs = (solve.problem.t, *saved[:n], *solve.spare)
-        outputs, kept = saved[n : n + m], saved[n + m :]
+        # A part of an output would tell f that it requires grad, without a graph that reaches it.
+        outputs, kept = [x.detach() for x in saved[n : n + m]], saved[n + m :]
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() and solve.record.higher_order:
             # With create_graph=True.

@@ -66,10 +66,13 @@ class Reversible(OwnBackward):
 
     Args:
         coupling: :math:`\lambda`, between 0 and 1.  Errors of rounding grow by
-            :math:`1 / \lambda` a step on the way back.
+            :math:`1 / \lambda` a step on the way back, which starts anew from a pair that is kept
+            before they take more than a third of the digits: with the default in float64 every
+            12,000 steps, with one half every 17.
         drift: how far the two states may be apart, in units of the tolerances.  More saves memory
             and costs accuracy; infinity leaves them alone.
-        params: see `OwnBackward`.
+        params: exactly the tensors, besides y0, the times and those in args, whose gradients are
+            wanted; None finds what f holds and uses.
 
     Raises:
         TypeError, ValueError: if an argument is not such a number.
@@ -110,7 +113,10 @@ class Reversible(OwnBackward):
 
     def solve(self, problem: Problem, stats: Stats) -> Path:
         # The numbers must not depend on whether somebody wants a gradient of them.
-        return _path(problem, self.begin(problem, problem.times[0], problem.y0, stats))
+        march = self.begin(problem, problem.times[0], problem.y0, stats)
+        if problem.rates is not None:
+            march.know(problem.rates)
+        return _path(problem, march)
 
     def record(self, problem: Problem, stats: Stats) -> Record:
         march = self.begin(problem, problem.times[0], problem.y0, stats)

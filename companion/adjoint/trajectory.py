@@ -54,7 +54,8 @@ class Trajectory:
         theta = (t - self._steps.starts[i]) / self._steps.sizes[i]
         leaves = []
         for powers in self._leaves:
-            # Horner's rule.  The sum is a tensor of its own even of a polynomial of degree zero.
+            # Horner's rule.  Every polynomial has a linear term at least, so that the sum is a
+            # tensor of its own.
             value = powers[0][i]
             for power in powers[1:]:
                 value = torch.add(power[i], value, alpha=theta)

@@ -213,6 +213,16 @@ def test_a_component_of_its_own_size_may_be_lost():
         y["b"][-1].sum().backward()
 
 
+def test_no_warning_where_a_part_stays_zero_and_atol_is_zero():
+    y0 = torch.zeros(2, dtype=F64, requires_grad=True)
+    options = {"method": "rk4", "control": FixedStep(0.1), "atol": 0.0}
+    y = solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="backsolve", **options).y
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y[-1].sum().backward()
+    assert y0.grad.tolist() == pytest.approx([math.exp(-1)] * 2, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("f", "t", "options"),
     [
@@ -338,6 +348,8 @@ def test_params_are_taken_literally():
         ({"rtol": "a"}, TypeError, "Backsolve: rtol must be a number"),
         ({"anchored": 1}, TypeError, "Backsolve: anchored must be True or False, got 1"),
         ({"max_steps": 0}, ValueError, "Backsolve: max_steps"),
+        ({"observers": None}, TypeError, "Backsolve: observers must be a tuple.*got None"),
+        ({"observers": [5]}, TypeError, r"Backsolve: observers must be a tuple.*got \[5\]"),
         ({"max_iterations": 0}, ValueError, "Backsolve: max_iterations"),
         ({"method": "rk4"}, ValueError, "Backsolve: method 'rk4' has no error estimate"),
     ],

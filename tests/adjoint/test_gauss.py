@@ -331,10 +331,27 @@ def test_observers_see_the_adjoint_go_back():
         def accepted(self, t, y, h):
             seen.append((t, h, [leaf.shape for leaf in y]))
 
-    _, stats = gradients(Gauss(observers=(Witness(),)))
+        def finished(self):
+            ends.append(len(seen))
+
+    ends = []
+    _, stats = gradients(Gauss(observers=[Witness()]))
     assert len(seen) == stats.backward.accepted
+    assert ends == [len(seen)]
     assert seen[0][0] == 1.0
     assert all(h < 0 and shapes == [Y0.shape] for _, h, shapes in seen)
+
+
+def test_observers_hear_of_the_end_of_a_solve_that_fails():
+    ends = []
+
+    class Witness(Observer):
+        def finished(self):
+            ends.append(True)
+
+    with pytest.raises(TooManySteps):
+        gradients(Gauss(observers=(Witness(),), max_steps=1))
+    assert ends == [True]
 
 
 def test_a_parameter_used_only_for_a_part_of_the_time():

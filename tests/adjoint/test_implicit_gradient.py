@@ -412,6 +412,14 @@ def test_without_atol_a_state_at_zero_must_be_zero(either, start):
     assert torch.autograd.grad(y.sum(), k)[0].tolist() == pytest.approx([1, 1])
 
 
+def test_without_atol_all_of_the_state_may_be_zero(either):
+    k = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    options = {"method": "rk4", "control": FixedStep(0.25), "gradient": Implicit(), "atol": 0.0}
+    y0 = torch.zeros(2, dtype=F64)
+    y = solve(lambda t, y: torch.sin(k - 2) - y, y0, [0.0, 20.0], **options).y[-1]
+    assert torch.autograd.grad(y.sum(), k)[0].item() == pytest.approx(2)
+
+
 def test_cost_and_memory_do_not_grow_with_the_steps():
     net = Leaky()
 

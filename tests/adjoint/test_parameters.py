@@ -302,6 +302,34 @@ def test_params_must_not_depend_on_each_other(strategy):
 
 
 @pytest.mark.parametrize("gradient", OWN)
+def test_f_may_ask_whether_its_state_requires_grad(gradient):
+    """As flows do that differentiate within f, at the output times as well as between them."""
+    t = torch.tensor([0.0, 0.5], dtype=F64, requires_grad=True)
+    y0 = Y0.clone().requires_grad_()
+
+    def f(t, y):
+        with torch.enable_grad():
+            x = y if y.requires_grad else y.detach().requires_grad_()
+            (grad,) = torch.autograd.grad((x**2 / 2).sum(), x, create_graph=True)
+        return -grad
+
+    y = solve(f, y0, t, gradient=gradient, rtol=1e-9, atol=1e-10).y[-1]
+    grads = torch.autograd.grad(y.sum(), (y0, t))
+    decay = torch.exp(t.detach()[0] - t.detach()[1])
+    torch.testing.assert_close(grads[0], decay.expand(len(Y0)), rtol=1e-6, atol=0.0)
+    speed = float((decay * Y0).sum())
+    torch.testing.assert_close(grads[1], torch.tensor([speed, -speed], dtype=F64))
+
+
+@pytest.mark.parametrize("gradient", sorted({*OWN, "implicit"} - {"checkpointed"}))
+def test_a_batch_of_losses_is_refused(gradient):
+    y0 = torch.zeros(2, dtype=F64, requires_grad=True)
+    y = solve(lambda t, y: 1 - y, y0, [0.0, 40.0], gradient=gradient).y[-1]
+    with pytest.raises(RuntimeError, match="one loss at a time.*'direct' or 'checkpointed'"):
+        torch.autograd.grad(y, y0, torch.eye(2, dtype=F64), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("gradient", OWN)
 def test_hooks_of_parameters_see_the_gradient_once(gradient):
     rate, seen = leaf(), []
 

@@ -184,6 +184,28 @@ def test_a_contracting_flow_does_not_destroy_the_solution(method, rate):
     assert (plain - base).abs() > 1e-2
 
 
+def test_without_atol_a_component_at_zero_does_not_hide_the_drift():
+    """Nothing is allowed there, nothing is apart, and the quotient of both is no number."""
+    rate = torch.tensor(5.0, dtype=F64, requires_grad=True)
+    f = lambda t, y: torch.stack([rate * (torch.cos(t) - y[0]), 0 * y[1]])  # noqa: E731
+    options = {"method": "rk4", "control": FixedStep(0.02), "atol": 0.0}
+
+    def run(gradient):
+        y0 = torch.tensor([1.0, 0.0], dtype=F64)
+        y = solve(f, y0, [0.0, 20.0], gradient=gradient, **options).y[-1]
+        return y, *torch.autograd.grad(y[0], rate)
+
+    torch.testing.assert_close(run(Reversible()), run("direct"), rtol=1e-4, atol=0.0)
+
+
+def test_without_atol_a_state_at_zero_is_found_again():
+    y0 = torch.zeros(2, dtype=F64, requires_grad=True)
+    options = {"method": "rk4", "control": FixedStep(0.1), "atol": 0.0, "gradient": Reversible()}
+    y = solve(lambda t, y: -y, y0, [0.0, 1.0], **options).y[-1]
+    (grad,) = torch.autograd.grad(y.sum(), y0)
+    torch.testing.assert_close(grad, torch.full_like(y0, math.exp(-1)), rtol=1e-5, atol=0.0)
+
+
 def test_more_drift_saves_memory_and_none_is_the_plain_scheme():
     f = lambda t, y: torch.cos(t) - 2 * y  # noqa: E731
     y0, options = torch.ones(1, dtype=F64), {"scheme": "rk4", "control": FixedStep(0.05)}
@@ -262,6 +284,15 @@ def test_evaluations_of_f(method):
         assert stats.evaluations == 2 + tried * stages + stats.accepted * (stages + 1)
     else:
         assert stats.evaluations == 1 + 2 * stages * stats.accepted
+
+
+def test_where_nothing_is_to_be_differentiated_nothing_is_evaluated_twice():
+    calls = []
+    f = lambda t, y: calls.append(float(t)) or -y  # noqa: E731
+    options = {"method": "rk4", "control": FixedStep(0.5), "gradient": Reversible()}
+    sol = solve(f, Y0, [0.0, 1.0], **options)
+    assert len(calls) == sol.stats.evaluations == 2 * 2 * 4
+    assert calls.count(0.0) == 2
 
 
 @pytest.mark.parametrize("factor", [1.1, 1.5, 2.0, 4.0])

@@ -673,3 +673,16 @@ def test_a_condition_must_keep_its_shape():
 
     with pytest.raises(ValueError, match="another number of values than before, 1 instead of 2"):
         solve(lambda t, y: -y, torch.tensor([1.0, 2.0]), [0.0, math.inf], event=condition)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "gauss"])
+@pytest.mark.parametrize("method", ["rk4", "dopri5", "gl4"])
+def test_an_event_at_the_end_of_a_fixed_step_does_not_move_with_it(method, gradient):
+    """The steps divide the time between outputs, and move with these; the event does not."""
+    t = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
+    sol = solve(
+        lambda t, y: torch.cos(t) * torch.ones_like(y), torch.ones(1, dtype=F64), t, method=method,
+        control=FixedStep(0.125), event=lambda t, y: t - 0.5, gradient=gradient,
+    )  # fmt: skip
+    (grad,) = torch.autograd.grad(sol.y[-1].sum(), t)
+    assert grad.tolist() == pytest.approx([-1, 0], abs=1e-4)
