@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from companion.adjoint.end_points import EndPoints
-from companion.adjoint.own_backward import Gradients, OwnBackward, Record
+from companion.adjoint.own_backward import Gradients, Incoming, OwnBackward, Record
 from companion.ode.control import PID
 from companion.ode.field import Leaves
 from companion.ode.integrate import Path
@@ -166,17 +166,8 @@ class ContinuousRecord(Record):
     ) -> Walk:
         """Stand at the last time, where a is the gradient of the loss with respect to y there."""
 
-    def pull_back(
-        self,
-        kept: Sequence[Tensor],
-        outputs: Leaves,
-        grads: Leaves,
-        wanted: Sequence[Tensor],
-        stats: Stats,
-        *,
-        wants_times: bool,
-        wants_jumps: bool,
-    ) -> Gradients:
+    def pull_back(self, given: Incoming) -> Gradients:
+        kept, outputs, grads, wanted, stats, wants_times, wants_jumps = given
         scale = _scale(grads, self.method)
         grads = [grad / scale for grad in grads]
         try:

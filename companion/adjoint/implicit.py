@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from companion.adjoint.linearised import SingularJacobian
-from companion.adjoint.own_backward import Gradients, OwnBackward, Record
+from companion.adjoint.own_backward import Gradients, Incoming, OwnBackward, Record
 from companion.adjoint.products import pulled_back
 from companion.adjoint.steady import Surroundings
 from companion.ode.field import Leaves, time_dtype
@@ -90,17 +90,8 @@ class _SteadyRecord(Record):
         super().__init__(replace(path, leaves=leaves), linear.factors or ())
         self.problem = problem
 
-    def pull_back(
-        self,
-        kept: Sequence[Tensor],
-        outputs: Leaves,
-        grads: Leaves,
-        wanted: Sequence[Tensor],
-        stats: Stats,
-        *,
-        wants_times: bool,
-        wants_jumps: bool,
-    ) -> Gradients:
+    def pull_back(self, given: Incoming) -> Gradients:
+        kept, outputs, grads, wanted, stats, wants_times, wants_jumps = given
         if any(bool(grad[:-1].any()) for grad in grads):
             raise ValueError(
                 "Implicit: the loss depends on states before the last, which are not steady and "

@@ -47,6 +47,28 @@ class Gradients(NamedTuple):
     wanted: Sequence[Tensor | None]
 
 
+class Incoming(NamedTuple):
+    """What a backward pass starts from.
+
+    Attributes:
+        kept: what the record has kept.
+        outputs: the states at ``path.times``, if they are needed.
+        grads: the gradients of the loss with respect to them.
+        wanted: the tensors of the arguments that require grad, and then the parameters of f.
+        stats: where the evaluations of the backward pass are counted.
+        wants_times: whether the gradients with respect to the times are wanted.
+        wants_jumps: the same of the jump times.
+    """
+
+    kept: Sequence[Tensor]
+    outputs: Leaves
+    grads: Leaves
+    wanted: Sequence[Tensor]
+    stats: Stats
+    wants_times: bool
+    wants_jumps: bool
+
+
 class Record(ABC):
     """What a strategy remembers of one forward solve.
 
@@ -87,29 +109,10 @@ class Record(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def pull_back(
-        self,
-        kept: Sequence[Tensor],
-        outputs: Leaves,
-        grads: Leaves,
-        wanted: Sequence[Tensor],
-        stats: Stats,
-        *,
-        wants_times: bool,
-        wants_jumps: bool,
-    ) -> Gradients:
+    def pull_back(self, given: Incoming) -> Gradients:
         """From the gradients with respect to the states to those with respect to everything else.
 
         Called without a graph, and with the autocast mode of the forward solve.
-
-        Args:
-            kept: see above.
-            outputs: the states at ``path.times``, if they are needed.
-            grads: the gradients of the loss with respect to them.
-            wanted: the tensors of the arguments that require grad, and then the parameters of f.
-            stats: where the evaluations of the backward pass are counted.
-            wants_times: whether the gradients with respect to the times are wanted.
-            wants_jumps: the same of the jump times.
         """
 
 
@@ -300,16 +303,11 @@ class _Solve:
             return [torch.full_like(x, math.nan) for x in inputs]
         wanted = [*tensors_in(self.problem.args), *inputs[len(inputs) - self.params :]]
         self.stats.backward = Stats()
+        given = Incoming(
+            kept, outputs, grads, wanted, self.stats.backward, needs[0], any(needs[1:first])
+        )
         with self.autocast, hooks_off(wanted):
-            found = self.record.pull_back(
-                kept,
-                outputs,
-                grads,
-                wanted,
-                self.stats.backward,
-                wants_times=needs[0],
-                wants_jumps=any(needs[1:first]),
-            )
+            found = self.record.pull_back(given)
         for p, version, grad in zip(
             self.spare[::-1], self._versions[::-1], found.wanted[::-1], strict=False
         ):

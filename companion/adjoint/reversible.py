@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from companion.adjoint.end_points import inner
-from companion.adjoint.own_backward import Gradients, OwnBackward, Record
+from companion.adjoint.own_backward import Gradients, Incoming, OwnBackward, Record
 from companion.ode.control import FixedStep, require_number
 from companion.ode.errors import SolverError
 from companion.ode.field import Leaves, Time
@@ -169,17 +169,8 @@ class _ReversibleRecord(Record):
         self.strategy, self.problem, self.ends = strategy, problem, ends
         self._steps = [pair.steps for pair in pairs]
 
-    def pull_back(
-        self,
-        kept: Sequence[Tensor],
-        outputs: Leaves,
-        grads: Leaves,
-        wanted: Sequence[Tensor],
-        stats: Stats,
-        *,
-        wants_times: bool,
-        wants_jumps: bool,
-    ) -> Gradients:
+    def pull_back(self, given: Incoming) -> Gradients:
+        kept, outputs, grads, wanted, stats, wants_times, wants_jumps = given
         ends, times = self.ends, self.problem.times
         last = [leaf[-1] for leaf in outputs]
         march = self.strategy.begin(self.problem, times[-1], last, stats)

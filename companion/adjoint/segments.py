@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from companion.adjoint.own_backward import Gradients, Record
+from companion.adjoint.own_backward import Gradients, Incoming, Record
 from companion.adjoint.products import pulled_back
 from companion.ode.checkpoints import Checkpoint, Checkpoints
 from companion.ode.field import Leaves, Time
@@ -50,17 +50,8 @@ class Segments(Record):
         self.problem = problem
         self.repetition = Repetition(problem, path, checkpoints)
 
-    def pull_back(
-        self,
-        kept: Sequence[Tensor],
-        outputs: Leaves,
-        grads: Leaves,
-        wanted: Sequence[Tensor],
-        stats: Stats,
-        *,
-        wants_times: bool,
-        wants_jumps: bool,
-    ) -> Gradients:
+    def pull_back(self, given: Incoming) -> Gradients:
+        kept, _, grads, wanted, stats, wants_times, wants_jumps = given
         problem, method = self.problem, self.problem.method
         nodes: Sequence[Time] = problem.times
         jumps: Sequence[Tensor] = ()

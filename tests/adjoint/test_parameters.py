@@ -325,7 +325,7 @@ def test_f_may_ask_whether_its_state_requires_grad(gradient):
 def test_a_batch_of_losses_is_refused(gradient):
     y0 = torch.zeros(2, dtype=F64, requires_grad=True)
     y = solve(lambda t, y: 1 - y, y0, [0.0, 40.0], gradient=gradient).y[-1]
-    with pytest.raises(RuntimeError, match="one loss at a time.*'direct' or 'checkpointed'"):
+    with pytest.raises(RuntimeError, match=r"one loss at a time.*'direct' or 'checkpointed'"):
         torch.autograd.grad(y, y0, torch.eye(2, dtype=F64), is_grads_batched=True)
 
 
