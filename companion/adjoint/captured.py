@@ -49,7 +49,8 @@ def captured(problem: Problem, stats: Stats) -> list[Tensor]:
         # An f that writes to its state is to be told so by the field, not by autograd.
         rates = problem.field(stats, args)(problem.times[0], [leaf.clone() for leaf in y])
     accounted = {id(tensor) for tensor in [*y, *tensors_in(args)]}
-    found: dict[int, Tensor] = {}
+    # f may return such a tensor as it is.
+    found = {id(x): x for x in rates if x.requires_grad and x.is_leaf and id(x) not in accounted}
     visited = set()
     stack = [rate.grad_fn for rate in rates]
     while stack:

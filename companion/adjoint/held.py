@@ -23,7 +23,6 @@ MOST_ENTRIES = 10_000
 #: What holds nothing.
 PLAIN = (type(None), str, bytes, int, float, complex, type, ModuleType, torch.dtype, torch.device)
 
-
 #: The dictionaries that every module has: parameters, buffers, hooks.
 _OF_MODULES = frozenset(vars(nn.Module()))
 

@@ -134,6 +134,15 @@ def test_what_nobody_can_see_is_found_by_evaluating():
     assert float(late) != 0.0
 
 
+@pytest.mark.parametrize("gradient", OWN)
+def test_a_rate_that_is_a_parameter(gradient):
+    rate, y0 = torch.ones(3, dtype=F64, requires_grad=True), Y0.clone().requires_grad_()
+    get = Opaque(rate).get
+    sol = solve(lambda t, y: get("rate"), y0, [0.0, 2.0], gradient=gradient, **STEPS)
+    (grad,) = torch.autograd.grad(sol.y[-1].sum(), rate)
+    torch.testing.assert_close(grad, torch.full_like(grad, 2.0))
+
+
 def test_nothing_to_differentiate_costs_nothing():
     calls = []
 
