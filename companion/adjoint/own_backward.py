@@ -206,8 +206,9 @@ class OwnBackward(ABC):
                 return self.solve(inner, stats)
         if problem.dense:
             raise ValueError(
-                f"{name} has no gradient for the dense output: use gradient='direct', leave dense "
-                "out and put the times wanted into t, or solve under torch.no_grad()"
+                f"{name} has no gradient for the dense output: use gradient='direct' or "
+                "'checkpointed', leave dense out and put the times wanted into t, or solve under "
+                "torch.no_grad()"
             )
         solve = _Solve(self, inner, stats, len(jumps), len(used), spare)
         leaves = _Solved.apply(solve, *inputs)
