@@ -46,7 +46,8 @@ class Backsolve(ContinuousAdjoint):
     backward solve, and of y reconstructed backwards, which is unstable where the flow contracts
     strongly: `Direct` has neither.  A `LostStateWarning` tells when a reconstructed state is off
     by more than one per cent of the solution and a thousand tolerances.  f must return the same
-    for the same arguments on the way back: with dropout the gradient is that of no function.
+    for the same arguments on the way back: with dropout the gradient is that of no function, and
+    a warning says so.
 
     The parameters are integrated as a quadrature, outside of the error norm (the seminorm of
     Kidger, Chen and Lyons, ICML 2021): they do not feed back into y and a.  A loss with small

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from companion.adjoint.trees import detached, tensors_in
 from companion.ode.problem import Problem
-from companion.ode.random import random_state_kept
+from companion.ode.random import random_state, random_state_kept
 from companion.ode.solution import Stats
 
 
-def captured(problem: Problem, stats: Stats) -> list[Tensor]:
-    """Leaf tensors that f uses, besides its arguments.
+def captured(problem: Problem, stats: Stats) -> tuple[list[Tensor], bool]:
+    """Leaf tensors that f uses, besides its arguments, and whether it draws random numbers.
 
     Found by evaluating f once, at the initial state; the evaluation is counted in ``stats``, and
     the random numbers that it draws are drawn again by the solve.
@@ -47,7 +47,9 @@ def captured(problem: Problem, stats: Stats) -> list[Tensor]:
             for leaf in problem.y0
         ]
         # An f that writes to its state is to be told so by the field, not by autograd.
+        before = random_state(device)
         rates = problem.field(stats, args)(problem.times[0], [leaf.clone() for leaf in y])
+        draws = not all(map(torch.equal, random_state(device), before))
     accounted = {id(tensor) for tensor in [*y, *tensors_in(args)]}
     # f may return such a tensor as it is.
     found = {id(x): x for x in rates if x.requires_grad and x.is_leaf and id(x) not in accounted}
@@ -66,7 +68,7 @@ def captured(problem: Problem, stats: Stats) -> list[Tensor]:
             raise ValueError(of_derived(node))
         else:
             stack.extend(parent for parent, _ in node.next_functions)
-    return list(found.values())
+    return list(found.values()), draws
 
 
 def of_derived(node: Any) -> str:

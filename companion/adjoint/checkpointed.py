@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import ClassVar
 
 from companion.adjoint.direct import Direct
 from companion.adjoint.own_backward import OwnBackward, Record
@@ -50,6 +51,8 @@ class Checkpointed(OwnBackward):
     """
 
     checkpoints: int | None = None
+
+    repeats_random_numbers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

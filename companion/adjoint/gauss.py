@@ -54,7 +54,8 @@ class Gauss(ContinuousAdjoint):
 
     The gradient has the error of the backward solve, and feels that of the dense output: with
     explicit methods it is of the order of the method.  f must return the same for the same
-    arguments on the way back: with dropout the gradient is that of no function, without a word.
+    arguments on the way back: with dropout the gradient is that of no function, and a warning
+    says so.
 
     Args:
         method, rtol, atol, control, first_step, max_steps: of the backward solve, as in

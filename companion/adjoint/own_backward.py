@@ -7,6 +7,7 @@ operation, whose inputs are everything that a gradient may be wanted of.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,9 @@ class OwnBackward(ABC):
 
     params: Iterable[Tensor] | None = field(default=None, kw_only=True)
 
+    #: Whether the backward pass draws the random numbers of the forward solve again.
+    repeats_random_numbers: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if self.params is None:
             return
@@ -196,7 +200,14 @@ class OwnBackward(ABC):
                 path = self._without_gradient(problem, stats)
                 if path is not None:
                     return path
-            used = captured(problem, stats)
+            used, draws = captured(problem, stats)
+            if draws and not self.repeats_random_numbers:
+                warnings.warn(
+                    f"f draws random numbers, and the backward pass of {name} draws others, so "
+                    "that the gradient is that of another f: use gradient='checkpointed' or "
+                    "'direct', or draw them before the solve and pass them through args=",
+                    stacklevel=2,
+                )
             seen = {id(p) for p in used}
             spare = [p for p in leaves if id(p) not in seen]
         inputs = [x.clone() if x.is_inference() else x for x in (*inputs, *used, *spare)]

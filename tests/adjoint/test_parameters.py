@@ -202,6 +202,20 @@ class Two:
 
 
 @pytest.mark.parametrize("gradient", OWN)
+def test_random_numbers_that_are_not_repeated_are_told(gradient):
+    y0 = Y0.clone().requires_grad_()
+
+    def f(t, y):
+        return -y + 1e-12 * torch.randn_like(y)
+
+    if gradient == "checkpointed":
+        solve(f, y0, [0.0, 1.0], gradient=gradient, **STEPS)
+        return
+    with pytest.warns(UserWarning, match=r"draws random numbers.*'checkpointed' or 'direct'"):
+        solve(f, y0, [0.0, 1.0], gradient=gradient, **STEPS)
+
+
+@pytest.mark.parametrize("gradient", OWN)
 def test_what_f_does_not_use_may_be_written_to(gradient):
     two = Two()
     sol = solve(two.flow, Y0, [0.0, 1.0], gradient=gradient, **STEPS)
