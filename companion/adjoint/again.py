@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.adjoint.products import hooks_off, pulled_back
+from companion.adjoint.products import derivatives
 
 #: From leaves of a graph of their own, and whether the values are to be differentiated, to values.
 FromLeaves = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
@@ -55,12 +55,7 @@ class _FromLeaves(torch.autograd.Function):
                 values = ctx.function(leaves[:count], True)
             sources = [*leaves[:count], *params]
             wanted = [x for x, need in zip(sources, needs, strict=True) if need]
-            with hooks_off(params):
-                found = pulled_back(values, wanted, leaves[count:], create_graph=create_graph)
-            return [
-                torch.zeros_like(x) if grad is None else grad
-                for x, grad in zip(wanted, found, strict=True)
-            ]
+            return derivatives(values, wanted, leaves[count:], create_graph=create_graph)
 
         given = [*tensors[:count], *grads]
         if torch.is_grad_enabled():

@@ -19,7 +19,7 @@ from torch import Tensor
 from companion.adjoint.again import differentiable
 from companion.adjoint.captured import captured, of_derived
 from companion.adjoint.held import held
-from companion.adjoint.products import hooks_off, pulled_back
+from companion.adjoint.products import derivatives, hooks_off
 from companion.adjoint.trees import detached, substituted, tensors_in
 from companion.ode.adams import Adams
 from companion.ode.field import Leaves
@@ -78,8 +78,6 @@ class Record(ABC):
         kept: the tensors that the backward pass needs, besides the solution and the inputs.
     """
 
-    #: Whether `solve_again` gives derivatives of higher order.
-    higher_order: ClassVar[bool] = False
     #: Whether the backward pass looks at the values of gradients, and cannot do so at NaN.
     needs_finite: ClassVar[bool] = True
     #: Whether the backward pass needs the states that were put out.
@@ -88,6 +86,18 @@ class Record(ABC):
     def __init__(self, path: Path, kept: Sequence[Tensor] = ()) -> None:
         self.path, self.kept = path, kept
 
+    @abstractmethod
+    def pull_back(self, given: Incoming) -> Gradients:
+        """From the gradients with respect to the states to those with respect to everything else.
+
+        Called without a graph, and with the autocast mode of the forward solve.
+        """
+
+
+class RepeatableRecord(Record):
+    """One that can solve again, whose gradients have derivatives of every order."""
+
+    @abstractmethod
     def solve_again(
         self,
         kept: Sequence[Tensor],
@@ -106,14 +116,6 @@ class Record(ABC):
             y0: leaves of the initial state.
             args: arguments of f.
             stats: where the evaluations are counted.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def pull_back(self, given: Incoming) -> Gradients:
-        """From the gradients with respect to the states to those with respect to everything else.
-
-        Called without a graph, and with the autocast mode of the forward solve.
         """
 
 
@@ -370,12 +372,7 @@ class _Solve:
                 )
             sources = [*leaves[:count], *params]
             wanted = [x for x, need in zip(sources, needs, strict=True) if need]
-            with hooks_off(params):
-                found = pulled_back(outputs, wanted, leaves[count:], create_graph=create_graph)
-            return [
-                torch.zeros_like(x) if grad is None else grad
-                for x, grad in zip(wanted, found, strict=True)
-            ]
+            return derivatives(outputs, wanted, leaves[count:], create_graph=create_graph)
 
         found = iter(differentiable(gradients, [*given, *grads], params))
         return [next(found) if need else None for need in needs]
@@ -400,7 +397,7 @@ class _Solved(torch.autograd.Function):
         # A part of an output would tell f that it requires grad, without a graph that reaches it.
         outputs, kept = [x.detach() for x in saved[n : n + m]], saved[n + m :]
         needs = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() and solve.record.higher_order:
+        if torch.is_grad_enabled() and isinstance(solve.record, RepeatableRecord):
             # With create_graph=True.
             return None, *solve.differentiable_gradients(needs, inputs, kept, grads)
         with torch.no_grad():

@@ -28,6 +28,20 @@ def pulled_back(
     return list(torch.autograd.grad(values, inputs, cotangents, allow_unused=True, **options))
 
 
+def derivatives(
+    values: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    create_graph: bool,
+) -> list[Tensor]:
+    """`pulled_back` with zeros for what it leaves out, and without the hooks of the inputs."""
+    with hooks_off(inputs):
+        found = pulled_back(values, inputs, cotangents, create_graph=create_graph)
+    pairs = zip(inputs, found, strict=True)
+    return [torch.zeros_like(x) if grad is None else grad for x, grad in pairs]
+
+
 @contextmanager
 def hooks_off(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Without the hooks of these tensors, and without adding to their ``grad``.

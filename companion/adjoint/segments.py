@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from companion.adjoint.own_backward import Gradients, Incoming, Record
+from companion.adjoint.own_backward import Gradients, Incoming, RepeatableRecord
 from companion.adjoint.products import pulled_back
 from companion.ode.checkpoints import Checkpoint, Checkpoints
 from companion.ode.field import Leaves, Time
@@ -25,7 +25,7 @@ from companion.ode.solution import Stats
 MOST_ROUNDING = 1e4
 
 
-class Segments(Record):
+class Segments(RepeatableRecord):
     """A solve as its checkpoints cut it.
 
     Args:
@@ -34,7 +34,6 @@ class Segments(Record):
         checkpoints: what was kept on the way.
     """
 
-    higher_order = True
     needs_finite = False
     needs_outputs = False
 

@@ -19,6 +19,7 @@ errors of rounding grow as the drift does on the way there, a point to start ane
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from array import array
 from dataclasses import replace
 from typing import NamedTuple
@@ -131,9 +132,9 @@ class ReversibleMarch(RungeKuttaMarch):
             self.pairs.append(Pair(len(self.ends) - 1, y, z))
             self.y, self._apart_for = y, 0
 
+    @abstractmethod
     def _too_far(self) -> bool:
         """Whether y and z have to be made one; asked after every step."""
-        raise NotImplementedError
 
     def _distance(self) -> Tensor:
         """The distance of y and z in units of the tolerances, still on the device.

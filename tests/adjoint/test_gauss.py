@@ -1,9 +1,7 @@
 """The adjoint along the forward solution: its accuracy, its cost, its limits."""
 
-import gc
 import math
 import warnings
-import weakref
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from companion import Event, FixedStep, solve
 from companion.adjoint import Direct, Gauss
 from companion.adjoint.gauss import nodes
 from companion.ode import FixedGrid, TooManySteps
+from companion.ode.dense import Dense
 from companion.ode.observe import Observer
 from tests.adjoint.test_backsolve import Y0, saved_bytes
 from tests.adjoint.test_gradients import TIGHT, Net
@@ -256,12 +255,15 @@ def test_memory_grows_with_the_steps_but_not_with_f():
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
-    def refuse(*args):
-        raise AssertionError("a dense output was made")
-
-    monkeypatch.setattr("companion.ode.integrate.Dense", refuse)
+    made = []
+    monkeypatch.setattr(
+        "companion.ode.integrate.Dense", lambda *args: made.append(Dense(*args)) or made[-1]
+    )
     with torch.no_grad():
         solve(Net(), Y0, [0.0, 1.0], gradient="gauss")
+    assert made == []
+    solve(Net(), Y0, [0.0, 1.0], gradient="gauss")
+    assert len(made) == 1
 
 
 def test_a_contracting_flow_is_no_harder_than_others():
@@ -399,28 +401,6 @@ def test_autocast_is_the_same_forward_and_backward():
     y.sum().backward()
     assert set(seen) == {torch.bfloat16}
     assert net.weight.grad.dtype == torch.float32
-
-
-def test_a_parameter_changed_in_between_is_noticed():
-    net = Net()
-    sol = solve(net, Y0, [0.0, 1.0], gradient="gauss")
-    with torch.no_grad():
-        net.inner.weight.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        sol.y.sum().backward()
-
-
-def test_nothing_is_kept_alive_once_the_solution_is_gone():
-    net = Net()
-    sol = solve(net, Y0.clone().requires_grad_(), [0.0, 1.0], gradient="gauss")
-    sol.y.sum().backward()
-    witness = weakref.ref(net.inner.weight)
-    gc.disable()
-    try:
-        del sol, net
-        assert witness() is None
-    finally:
-        gc.enable()
 
 
 def test_forward_mode_and_second_derivatives_are_refused():

@@ -1,6 +1,8 @@
 """Gradients of a solve: the strategies agree, with each other and with the mathematics."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -320,6 +322,30 @@ def test_forward_mode_through_the_times(control):
     value, pushed = torch.func.jvp(end, (t,), (direction,))
     expected = (-0.5 * math.cos(0) - 2.0 * math.cos(1)) * value
     assert torch.allclose(pushed, expected, rtol=1e-3 if control else 1e-8)
+
+
+@pytest.mark.parametrize("gradient", STRATEGIES)
+def test_a_parameter_changed_in_between_is_noticed(gradient):
+    net = Net()
+    sol = solve(net, torch.ones(3, dtype=F64), [0.0, 1.0], gradient=gradient)
+    with torch.no_grad():
+        net.inner.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        sol.y.sum().backward()
+
+
+@pytest.mark.parametrize("gradient", STRATEGIES)
+def test_nothing_is_kept_alive_once_the_solution_is_gone(gradient):
+    net, y0 = Net(), torch.ones(3, dtype=F64, requires_grad=True)
+    sol = solve(net, y0, [0.0, 1.0], gradient=gradient)
+    sol.y.sum().backward()
+    witness = weakref.ref(net.inner.weight)
+    gc.disable()
+    try:
+        del sol, net
+        assert witness() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("gradient", STRATEGIES)
