@@ -1,0 +1,232 @@
+"""Grad-CAM and its relatives: one forward pass, one gradient, one map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from companion.cam.capture import forward, forward_with
+from companion.cam.layers import Layer, find_layers
+from companion.cam.perturbation import ablation_cam, score_cam
+from companion.cam.record import CAM
+from companion.cam.rules import RULES, eigen_cam
+from companion.cam.targets import Asked, Targets, ask
+
+_PERTURBATIONS = {"score-cam": score_cam, "ablation-cam": ablation_cam}
+_NAMES = (*RULES, "eigen-cam", *_PERTURBATIONS)
+
+
+class GradCAM:
+    r"""Where a network looks: class activation maps of one layer, or of several.
+
+    The map of class c is :math:`M = \sum_k \alpha_k A_k` with
+    :math:`\alpha_k = \frac{1}{hw} \sum_{ij} \partial y^c / \partial A_{kij}` (Selvaraju et al.,
+    2017), or what another rule makes of the same gradient.
+
+    Only what lies between the layer and the score is differentiated; everything below it runs
+    without a graph, no parameter's gradient is computed, and the model is left as it was found:
+    no hook stays, ``training``, ``requires_grad``, ``.grad`` and the buffers are untouched.  It
+    makes no difference whether parameters are frozen, whether the caller is in ``no_grad`` or
+    ``inference_mode``, or whether the model was compiled.
+
+    Args:
+        model: Any module that maps images, shape ``(N, channels, H, W)``, to logits, shape
+            ``(N, classes)`` (or to anything, if ``targets`` is a function).
+        layer: The layer by module or by dotted name, or several; by default the model's last
+            ``Conv2d``.  Its output has shape ``(N, C, h, w)``.
+        rule: ``"grad-cam"``, ``"grad-cam++"``, ``"hires-cam"``, ``"layer-cam"``, ``"xgrad-cam"``,
+            ``"eigen-cam"`` (no class), ``"score-cam"`` or ``"ablation-cam"`` (no gradient; as
+            many forward passes as the layer has channels).
+        names: The names of the classes, so that ``targets`` may be names.
+
+    Raises:
+        ValueError: A layer or a rule that does not exist.
+
+    Example:
+        >>> import torch
+        >>> from companion.cam import GradCAM
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3),
+        ...     torch.nn.ReLU(),
+        ...     torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(),
+        ...     torch.nn.Linear(8, 5),
+        ... )
+        >>> seen = GradCAM(model, "1")(torch.rand(2, 3, 16, 16), targets=[3, 0])
+        >>> seen.map.shape, seen.weights.shape
+        (torch.Size([2, 14, 14]), torch.Size([2, 8]))
+        >>> seen.heatmap((16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layer | Sequence[Layer] | None = None,
+        *,
+        rule: str = "grad-cam",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if rule not in _NAMES:
+            raise ValueError(f"rule: expected one of {', '.join(map(repr, _NAMES))}; got {rule!r}")
+        self.model = model
+        self.rule = rule
+        self.names = names
+        self._layers = find_layers(model, layer)
+        self._several = layer is not None and not isinstance(layer, nn.Module | str)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The dotted names of the layers that are explained."""
+        return tuple(self._layers)
+
+    def __call__(
+        self, images: Tensor, targets: Targets = None, *, counterfactual: bool = False
+    ) -> CAM | tuple[CAM, ...]:
+        """The maps of a batch, from one forward pass.
+
+        Args:
+            images: What the model takes, shape ``(N, channels, H, W)``, floating point.
+            targets: The class of every image (an index or a name), or one for each image; a list
+                of classes for each image; ``Top(k)``; a function of the model's output that
+                returns one score per image, shape ``(N,)``; by default the class with the largest
+                logit.
+            counterfactual: Explain :math:`-y^c`: what speaks against the class.
+
+        Returns:
+            The record of the layer; a tuple of them if several layers were asked for.
+
+        Raises:
+            TypeError: ``images`` or ``targets`` is of the wrong type.
+            ValueError: A class that does not exist, a layer that did not run exactly once or whose
+                output is not ``(N, C, h, w)``, or a score that does not depend on the layer.
+        """
+        require_images(images)
+        with torch.inference_mode(False), torch.enable_grad():
+            seen = forward(self.model, self._layers, images)
+            count = len(seen.activations[0])
+            asked = ask(targets, seen.output, count, self.names)
+            rows = torch.arange(count, device=seen.activations[0].device)
+            scores = [asked.of(seen.output, rows, which) for which in range(asked.count)]
+            gradients = self._gradients(scores, seen.activations, -1 if counterfactual else 1)
+        with torch.inference_mode(False), torch.no_grad():
+            records = tuple(
+                self._record(name, activation, gradients[k], scores, asked, images)
+                for k, (name, activation) in enumerate(
+                    zip(self._layers, seen.activations, strict=True)
+                )
+            )
+        return records if self._several else records[0]
+
+    def _gradients(
+        self, scores: Sequence[Tensor], activations: tuple[Tensor, ...], sign: int
+    ) -> list[list[Tensor]]:
+        """For every layer, the gradients of every score; none for rules that need none."""
+        if self.rule not in RULES:
+            if sign < 0:
+                raise ValueError(f"counterfactual: {self.rule} has no gradient to turn round")
+            return [[] for _ in activations]
+        found: list[list[Tensor]] = [[] for _ in activations]
+        for which, score in enumerate(scores):
+            last = which == len(scores) - 1
+            gradients = _gradient(score, activations, retain=not last)
+            for layer, gradient in enumerate(gradients):
+                if gradient is None:
+                    _raise_unconnected(self.layers[layer])
+                found[layer].append(sign * gradient)
+        return found
+
+    def _record(
+        self,
+        name: str,
+        activation: Tensor,
+        gradients: list[Tensor],
+        scores: Sequence[Tensor],
+        asked: Asked,
+        images: Tensor,
+    ) -> CAM:
+        maps = _single(activation.detach())
+        gradients = [_single(gradient) for gradient in gradients]
+        values = [_single(score.detach()) for score in scores]
+        weights = [
+            self._weights(name, maps, gradients, value, asked, which, images)
+            for which, value in enumerate(values)
+        ]
+
+        def together(parts: list[Tensor]) -> Tensor:
+            return torch.stack(parts, dim=1) if asked.several else parts[0]
+
+        classes = asked.classes if asked.several or asked.classes is None else asked.classes[:, 0]
+        return CAM(
+            map=together([(weight * maps).sum(dim=1) for weight in weights]),
+            weights=together([_alpha(weight) for weight in weights]),
+            activation=maps,
+            gradient=together(gradients) if gradients else None,
+            score=together(values),
+            target=classes,
+            layer=name,
+        )
+
+    def _weights(
+        self,
+        name: str,
+        maps: Tensor,
+        gradients: list[Tensor],
+        score: Tensor,
+        asked: Asked,
+        which: int,
+        images: Tensor,
+    ) -> Tensor:
+        if self.rule in RULES:
+            return RULES[self.rule](maps, gradients[which])
+        if self.rule == "eigen-cam":
+            return eigen_cam(maps)
+
+        def again(inputs: Tensor, output: Tensor | None, image: Tensor) -> Tensor:
+            result = forward_with(self.model, self._layers[name], inputs, output)
+            return asked.of(result, image, which)
+
+        return _PERTURBATIONS[self.rule](maps, images, score, again)
+
+
+def _gradient(
+    score: Tensor, activations: tuple[Tensor, ...], retain: bool
+) -> tuple[Tensor | None, ...]:
+    if not score.requires_grad:
+        return (None,) * len(activations)
+    # The scores of different images are different rows, so the sum's gradient holds each one's.
+    return torch.autograd.grad(score.sum(), activations, retain_graph=retain, allow_unused=True)
+
+
+def _raise_unconnected(name: str) -> None:
+    raise ValueError(
+        f"the score does not depend on the output of layer {name!r} (or the model computes it "
+        "under no_grad, or detaches it); choose another layer or score"
+    )
+
+
+def _single(value: Tensor) -> Tensor:
+    """At least single precision: sums over a map in bfloat16 have two digits."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _alpha(weights: Tensor) -> Tensor:
+    return weights[:, :, 0, 0] if weights.shape[2:] == (1, 1) else weights
+
+
+def require_images(images: Any) -> None:
+    """Raise unless ``images`` is a batch of floating-point images."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images: expected a tensor, got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images: expected floating point, got {images.dtype}; convert: images.float() / 255"
+        )
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(
+            f"images: expected a batch of shape (N, channels, H, W), got {tuple(images.shape)}"
+            + ("; one image is a batch of one: images[None]" if images.ndim == 3 else "")
+        )
