@@ -39,6 +39,15 @@ def _relu6(x: Tensor, inplace: bool = False) -> Tensor:
     return _written(x, _GuidedClamp.apply(x, 6.0), inplace)
 
 
+def _hardtanh(
+    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """The module ReLU6 calls this with 0 and 6; others of its kind are no ReLUs."""
+    if min_val != 0:
+        return F.hardtanh(x, min_val, max_val, inplace)
+    return _written(x, _GuidedClamp.apply(x, max_val), inplace)
+
+
 def _written(x: Tensor, y: Tensor, inplace: bool) -> Tensor:
     return x.copy_(y) if inplace else y
 
@@ -55,6 +64,7 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Tensor]] = {
     torch.relu_: _relu_,
     Tensor.relu_: _relu_,
     F.relu6: _relu6,
+    F.hardtanh: _hardtanh,
 }
 
 

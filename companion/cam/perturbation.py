@@ -22,7 +22,7 @@ def score_cam(activation: Tensor, images: Tensor, score: Tensor, again: Again) -
     r"""The score that is left when only what a map lights up is shown (Wang et al., 2020).
 
     :math:`w_k = \mathrm{softmax}_k\, y^c(x \odot \hat A_k)` with :math:`\hat A_k` the map,
-    upsampled and stretched to [0, 1].  A constant map shows nothing.
+    upsampled, then stretched to [0, 1].  A constant map shows nothing.
 
     Args:
         activation: Shape ``(N, C, h, w)``.
@@ -33,7 +33,7 @@ def score_cam(activation: Tensor, images: Tensor, score: Tensor, again: Again) -
     Returns:
         Shape ``(N, C, 1, 1)``.
     """
-    masks = upsample(_stretched(activation), tuple(images.shape[-2:])).to(images.dtype)
+    masks = _stretched(upsample(activation, tuple(images.shape[-2:]))).to(images.dtype)
 
     def masked(image: Tensor, channel: Tensor) -> Tensor:
         return again(images[image] * masks[image, channel][:, None], None, image)
@@ -65,7 +65,7 @@ def _for_each_channel(activation: Tensor, scores: Callable[[Tensor, Tensor], Ten
     count, channels = activation.shape[:2]
     rows = torch.arange(count * channels, device=activation.device)
     parts = [scores(part // channels, part % channels) for part in rows.split(_ROWS)]
-    return torch.cat(parts).float().reshape(count, channels)
+    return torch.cat(parts).to(activation.dtype).reshape(count, channels)
 
 
 def _stretched(maps: Tensor) -> Tensor:
