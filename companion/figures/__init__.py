@@ -1,5 +1,6 @@
 """The visual language of the book: one palette, one style, a few kinds of picture."""
 
+from companion.figures.grids import draw_grid, draw_taps, window
 from companion.figures.plane import draw_arrows, draw_field, draw_trajectories
 from companion.figures.stability import draw_stability
 from companion.figures.style import COLORS, figure, use_style
@@ -9,9 +10,12 @@ __all__ = [
     "COLORS",
     "draw_arrows",
     "draw_field",
+    "draw_grid",
     "draw_stability",
+    "draw_taps",
     "draw_trajectories",
     "draw_tree",
     "figure",
     "use_style",
+    "window",
 ]

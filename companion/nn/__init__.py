@@ -1,5 +1,77 @@
-"""Convolutional networks: layers that are drop-in for ``torch.nn``, and the book's algorithms."""
+"""Convolutional networks: layers that are drop-in for ``torch.nn``, and the book's algorithms.
+
+Every layer calls the same kernel as its namesake in ``torch.nn``, or, within :func:`explicit`, the
+algorithm that the book derives, with its derived backward pass.
+"""
 
 from companion.nn.choice import explicit, is_explicit
+from companion.nn.imagenet import Prediction, imagenet_classes, top
+from companion.nn.layers import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    CrossEntropyLoss,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    ReLU6,
+    Sequential,
+)
+from companion.nn.networks import (
+    NETWORKS,
+    digit_classifier,
+    efficientnet_lite0,
+    resnet,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    vgg16,
+    vgg19,
+)
+from companion.nn.preprocess import Preprocess
+from companion.nn.summary import Summary, summary
+from companion.nn.train import History, accuracy, fit
+from companion.nn.weights import WeightsError
 
-__all__ = ["explicit", "is_explicit"]
+__all__ = [
+    "NETWORKS",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm2d",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "History",
+    "Linear",
+    "MaxPool2d",
+    "Prediction",
+    "Preprocess",
+    "ReLU",
+    "ReLU6",
+    "Sequential",
+    "Summary",
+    "WeightsError",
+    "accuracy",
+    "digit_classifier",
+    "efficientnet_lite0",
+    "explicit",
+    "fit",
+    "imagenet_classes",
+    "is_explicit",
+    "resnet",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "summary",
+    "top",
+    "vgg16",
+    "vgg19",
+]

@@ -36,8 +36,9 @@ What makes it hard to fool
     otherwise.
 
 What has to be trusted
-    SymPy's automatic evaluation, ``expand``, ``diff``, ``integrate``, ``limit``, ``together`` and
-    ``simplify`` (never with ``force``), and the few hundred lines of rewriting in this package.
+    SymPy's automatic evaluation, its assumptions, ``expand``, ``diff``, ``integrate``,
+    ``limit``, ``together`` and ``simplify`` (never with ``force``), and the few hundred lines of
+    rewriting in this package.
     Exact evaluation at points, which is independent of the simplifier, guards against a mistake
     in them, but for ``integrate`` and ``limit``: what they say enters the points, too.  ``check``
     is float64 arithmetic and proves nothing by itself.

@@ -76,6 +76,7 @@ class Point:
     indices: Mapping[sp.Symbol, int] = field(default_factory=dict)
     degree: int = 3
     used: dict[str, str] = field(default_factory=dict)
+    _chosen: dict[tuple, sp.Expr] = field(init=False, repr=False, default_factory=dict)
 
     @property
     def scheme(self) -> Scheme:
@@ -83,6 +84,11 @@ class Point:
 
     def symbol(self, symbol: sp.Symbol) -> sp.Expr:
         """A value of a plain symbol, or a 3 x 3 matrix for a noncommutative one."""
+        if (symbol,) not in self._chosen:
+            self._chosen[symbol,] = self._symbol(symbol)
+        return self._chosen[symbol,]
+
+    def _symbol(self, symbol: sp.Symbol) -> sp.Expr:
         if symbol in self.dimensions:
             value = self.dimensions[symbol]
         elif symbol in self.indices:
@@ -101,9 +107,12 @@ class Point:
         """A value of a free index inside its range."""
         if upper < lower:
             raise Unevaluable(f"the range of the index {name} is empty")
+        if (name, lower, upper) in self._chosen:
+            return self._chosen[name, lower, upper]
         digit = _draw(f"{self.number}|{name}")[0]
         value = sp.Integer(lower + digit % (upper - lower + 1))
         self.used[name] = sp.sstr(value)
+        self._chosen[name, lower, upper] = value
         return value
 
     def element(self, name: str, indices: tuple[int, ...], assumptions: Mapping) -> sp.Expr:

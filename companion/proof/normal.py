@@ -1,8 +1,9 @@
 """Bottom-up normal form of a scalar expression.
 
-Derivatives are carried out, integrals and sums become linear, limits are taken, bound variables
-get canonical names.  Every rewriting here is an identity; whatever is not understood stays as it
-is, which can make a proof fail but never succeed.
+Derivatives are carried out, integrals and sums become linear, limits are taken, divisions with
+remainder are carried out where the remainder is certain, and bound variables get canonical names.
+Every rewriting here is an identity; whatever is not understood stays as it is, which can make a
+proof fail but never succeed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sympy as sp
 from sympy.matrices.expressions.matexpr import MatrixElement
 
+from companion.proof.floors import normal_division
 from companion.proof.integrals import normal_integral
 from companion.proof.limits import normal_limit
 from companion.proof.partials import as_partial
@@ -19,10 +21,10 @@ from companion.proof.words import scalar_of_matrix
 
 def normal(expr: sp.Expr) -> sp.Expr:
     """The normal form of a scalar expression, commutative or not."""
+    if isinstance(expr, sp.Indexed):  # which counts as an atom, too
+        return expr.func(expr.base, *(sp.expand(i) for i in expr.indices))
     if expr.is_Atom or expr.is_Matrix or isinstance(expr, (sp.IndexedBase, sp.Idx)):
         return expr
-    if isinstance(expr, sp.Indexed):
-        return expr.func(expr.base, *(sp.expand(i) for i in expr.indices))
     if isinstance(expr, sp.KroneckerDelta):
         return sp.KroneckerDelta(*(normal(a) for a in expr.args[:2]))
     if isinstance(expr, sp.Sum):
@@ -47,7 +49,7 @@ def normal(expr: sp.Expr) -> sp.Expr:
     rebuilt = expr.func(*arguments)
     if isinstance(rebuilt, (sp.Add, sp.Mul, sp.Pow)):
         return collect(rebuilt)
-    return rebuilt
+    return normal_division(rebuilt)
 
 
 def _sum(expr: sp.Sum) -> sp.Expr:

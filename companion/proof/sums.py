@@ -9,7 +9,8 @@ sums that differ by renaming or by the order of summation become the same expres
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import groupby, permutations, product
+from math import factorial, prod
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -20,7 +21,8 @@ Limit = tuple[sp.Symbol, sp.Expr, sp.Expr]
 _CANONICAL = [sp.Dummy(f"k{n}", integer=True) for n in range(64)]
 _LEVEL = {dummy: n for n, dummy in enumerate(_CANONICAL)}
 _MOST_EXPLICIT_TERMS = 50
-_MOST_PERMUTED = 5
+_MOST_ORDERS = 120
+_MOST_REFLECTED = 4
 
 
 def collect(expr: sp.Expr) -> sp.Expr:
@@ -174,24 +176,28 @@ def _bound_in(expr: sp.Expr) -> set[sp.Basic]:
 
 
 def _in_range(expr: sp.Expr, lower: sp.Expr, upper: sp.Expr, limits: tuple[Limit, ...]) -> bool:
-    """Whether lower <= expr <= upper holds for certain; expr is an integer plus one index."""
+    """Whether lower <= expr <= upper holds for certain; expr is affine in each index it has.
+
+    Each index is replaced by the end of its range at which expr is least, or greatest.
+    """
+    if not expr.is_integer:
+        return False
     known = {index: (a, b) for index, a, b in limits}
     for idx in expr.atoms(sp.Idx):
         if idx.lower is not None and idx.upper is not None:
             known[idx] = (idx.lower, idx.upper)
-    names = [s for s in known if expr.has(s)]
-    if len(names) > 1:
-        return False
-    least = greatest = expr
-    if names:
-        (name,) = names
-        if not (expr - name).is_integer or (expr - name).has(name):
+    least, greatest = {}, {}
+    for name in (index for index in known if expr.has(index)):
+        slope = expr.coeff(name)
+        if sp.expand(expr - slope * name).has(name):
             return False
-        least = expr.xreplace({name: known[name][0]})
-        greatest = expr.xreplace({name: known[name][1]})
-    return bool(
-        sp.expand(least - lower).is_nonnegative and sp.expand(upper - greatest).is_nonnegative
-    )
+        if slope.is_nonnegative:
+            least[name], greatest[name] = known[name]
+        elif slope.is_nonpositive:
+            greatest[name], least[name] = known[name]
+    below = sp.expand(expr.xreplace(least) - lower)
+    above = sp.expand(upper - expr.xreplace(greatest))
+    return bool(below.is_nonnegative and above.is_nonnegative)
 
 
 def _contract_free(term: sp.Expr) -> sp.Expr:
@@ -203,10 +209,9 @@ def _contract_free(term: sp.Expr) -> sp.Expr:
         base, exponent = factor.as_base_exp()
         if not (isinstance(base, sp.KroneckerDelta) and exponent.is_Integer and exponent > 0):
             continue
-        i, j = base.args[:2]
-        factors[position] = sp.KroneckerDelta(i, j)
-        if all(isinstance(k, (sp.Symbol, sp.Idx)) for k in (i, j)):
-            keep, drop = sorted((i, j), key=sp.default_sort_key)
+        factors[position] = delta = _centred(base)
+        if all(isinstance(k, (sp.Symbol, sp.Idx)) for k in delta.args[:2]):
+            keep, drop = sorted(delta.args[:2], key=sp.default_sort_key)
             if _bound_in(term) & {keep, drop}:
                 continue
             factors = [
@@ -223,20 +228,71 @@ def _canonical(body: sp.Expr, limits: tuple[Limit, ...]) -> sp.Expr:
     names = _CANONICAL[start : start + len(limits)]
     indices = {limit[0] for limit in limits}
     nested = any(b.has(*indices) for _, *bounds in limits for b in bounds)
-    if nested or len(limits) > _MOST_PERMUTED:
-        orders = [limits]
-    else:
-        ordered = sorted(limits, key=lambda limit: (str(limit[1]), str(limit[2])))
-        bounds = [limit[1:] for limit in ordered]
-        orders = [p for p in permutations(ordered) if [limit[1:] for limit in p] == bounds]
+    orders = [limits] if nested else _orders(limits)
+    bodies = [body] if nested else _reflections(body, limits)
     written = []
-    for order in orders:
+    for order, turned in product(orders, bodies):
         renaming = {limit[0]: name for limit, name in zip(order, names, strict=True)}
-        renamed = body.xreplace(renaming)
+        renamed = _with_centred_deltas(turned.xreplace(renaming))
         new = [(renaming[i], a.xreplace(renaming), b.xreplace(renaming)) for i, a, b in order]
-        written.append((str(renamed), renamed, new))
-    _, body, limits = min(written, key=lambda item: item[0])
+        written.append((_falling(turned, indices), str(renamed), renamed, new))
+    *_, body, limits = min(written, key=lambda item: item[:2])
     return _known(sp.Sum(body, *limits))
+
+
+def _orders(limits: tuple[Limit, ...]) -> list[tuple[Limit, ...]]:
+    """The limits sorted by their bounds, with those of equal bounds in every order."""
+    ordered = sorted(limits, key=_bounds)
+    groups = [list(group) for _, group in groupby(ordered, key=_bounds)]
+    if prod(factorial(len(group)) for group in groups) > _MOST_ORDERS:
+        return [tuple(ordered)]
+    return [sum(order, ()) for order in product(*map(permutations, groups))]
+
+
+def _bounds(limit: Limit) -> tuple[str, str]:
+    return str(limit[1]), str(limit[2])
+
+
+def _reflections(body: sp.Expr, limits: tuple[Limit, ...]) -> list[sp.Expr]:
+    """The summand with some of its indices run through from the other end.
+
+    Those are tried that an entry has with a minus sign, as in ``w[n - k]``.
+    """
+    bodies = [body]
+    falling = [limit for limit in limits if _falling(body, {limit[0]})]
+    for index, lower, upper in falling[:_MOST_REFLECTED]:
+        captured = _bound_in(body) & (lower.free_symbols | upper.free_symbols)
+        if not captured:
+            other_end = {index: lower + upper - index}
+            bodies += [_with_expanded_indices(b.xreplace(other_end)) for b in bodies]
+    return bodies
+
+
+def _falling(body: sp.Expr, indices: set[sp.Symbol]) -> int:
+    """How often one of the indices has a minus sign in the index of an entry."""
+    positions = [sp.expand(p) for entry in body.atoms(sp.Indexed) for p in entry.indices]
+    return sum(bool(p.coeff(index).is_negative) for p in positions for index in indices)
+
+
+def _with_expanded_indices(body: sp.Expr) -> sp.Expr:
+    entries = body.atoms(sp.Indexed)
+    return body.xreplace({e: e.func(e.base, *map(sp.expand, e.indices)) for e in entries})
+
+
+def _with_centred_deltas(body: sp.Expr) -> sp.Expr:
+    return body.xreplace({delta: _centred(delta) for delta in body.atoms(sp.KroneckerDelta)})
+
+
+def _centred(delta: sp.KroneckerDelta) -> sp.Expr:
+    """Write delta(i + 1, j + 1) as delta(i, j), and delta(i + k, j) as delta(0, i + k - j)."""
+    i, j = delta.args[:2]
+    difference = sp.expand(i - j)
+    if difference.could_extract_minus_sign():
+        difference = -difference
+    symbols = [s for s in difference.free_symbols if isinstance(s, (sp.Symbol, sp.Idx))]
+    if len(symbols) == 2 and any(difference == a - b for a, b in permutations(symbols)):
+        return sp.KroneckerDelta(*symbols)
+    return sp.KroneckerDelta(0, difference)
 
 
 def _known(total: sp.Sum) -> sp.Expr:

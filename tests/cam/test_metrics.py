@@ -25,7 +25,7 @@ from companion.cam.metrics import (
     rank_correlation,
 )
 
-BOX = torch.tensor([[1, 2, 3, 5]])  # rows 1 and 2, columns 2 to 4, of 4 x 6
+BOX = torch.tensor([[2, 1, 5, 3]])  # columns 2 to 4, rows 1 and 2, of 4 x 6
 
 
 def test_a_box_is_half_open():
@@ -35,7 +35,7 @@ def test_a_box_is_half_open():
 
 
 @pytest.mark.parametrize(
-    "box", [[0, 0, 0, 3], [2, 1, 1, 3], [0, 0, 5, 3], [0, -1, 2, 3], [0, 0, 2, 7]]
+    "box", [[0, 0, 3, 0], [1, 2, 3, 1], [0, 0, 3, 5], [-1, 0, 3, 2], [0, 0, 7, 2]]
 )
 def test_boxes_that_are_none(box):
     with pytest.raises(ValueError, match="is not a box"):
@@ -52,7 +52,7 @@ def test_the_pointing_game():
 
 
 def test_a_heatmap_of_zeros_misses_even_a_box_that_holds_the_first_pixel():
-    whole = torch.tensor([[0, 0, 4, 6]])
+    whole = torch.tensor([[0, 0, 6, 4]])
     assert not pointing_game(torch.zeros(1, 4, 6), whole)
     assert energy(torch.zeros(1, 4, 6), whole).tolist() == [0.0]
     assert intersection_over_union(torch.zeros(1, 4, 6), whole).tolist() == [0.0]

@@ -1,7 +1,7 @@
 """Does a heatmap point at the object?  Measured against its box.
 
-A heatmap has shape ``(N, H, W)`` and no negative values.  A box is four integers ``(top, left,
-bottom, right)``, half-open: ``image[..., top:bottom, left:right]`` is what it holds.  Every
+A heatmap has shape ``(N, H, W)`` and no negative values.  A box is four integers ``(left, top,
+right, bottom)``, half-open: ``image[..., top:bottom, left:right]`` is what it holds.  Every
 function returns one value to an image, so that means, intervals and tests are the caller's.
 """
 
@@ -25,13 +25,13 @@ def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: A box that is empty or leaves the image.
     """
     height, width = size
-    top, left, bottom, right = boxes.unbind(-1)
+    left, top, right, bottom = boxes.unbind(-1)
     fits = (top >= 0) & (top < bottom) & (bottom <= height)
     fits &= (left >= 0) & (left < right) & (right <= width)
     if not bool(fits.all()):
         wrong = boxes[~fits][0].tolist()
         raise ValueError(
-            f"boxes: {wrong} is not a box (top, left, bottom, right) within {height} x {width}"
+            f"boxes: {wrong} is not a box (left, top, right, bottom) within {height} x {width}"
         )
     rows = torch.arange(height, device=boxes.device)
     columns = torch.arange(width, device=boxes.device)

@@ -1,0 +1,40 @@
+"""Networks one meets, built of the layers of :mod:`companion.nn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from companion.nn.networks.digits import digit_classifier
+from companion.nn.networks.efficientnet_lite import efficientnet_lite0
+from companion.nn.networks.resnet import resnet, resnet20, resnet32, resnet44, resnet56
+from companion.nn.networks.vgg import vgg16, vgg19
+
+#: Every network by its name; the value makes one with random weights when called without arguments.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "vgg16": vgg16,
+    "vgg16_bn": partial(vgg16, batch_norm=True),
+    "vgg19": vgg19,
+    "vgg19_bn": partial(vgg19, batch_norm=True),
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+    "efficientnet_lite0": efficientnet_lite0,
+    "digit_classifier": digit_classifier,
+}
+
+__all__ = [
+    "NETWORKS",
+    "digit_classifier",
+    "efficientnet_lite0",
+    "resnet",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "vgg16",
+    "vgg19",
+]

@@ -1,0 +1,223 @@
+"""What all layers share: drop-in for torch.nn, its kernels by default, the book's on demand."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from companion import nn
+
+IMAGE = (2, 3, 8, 8)
+
+#: Constructor of a layer from a module of layers, and the shape of its input.
+LAYERS = {
+    "Conv2d": (lambda m: m.Conv2d(3, 4, 3, padding=1), IMAGE),
+    "MaxPool2d": (lambda m: m.MaxPool2d(2), IMAGE),
+    "AvgPool2d": (lambda m: m.AvgPool2d(2), IMAGE),
+    "AdaptiveAvgPool2d": (lambda m: m.AdaptiveAvgPool2d((4, 3)), IMAGE),
+    "BatchNorm2d": (lambda m: m.BatchNorm2d(3), IMAGE),
+    "Linear": (lambda m: m.Linear(3, 4), (2, 3)),
+    "Flatten": (lambda m: m.Flatten(), IMAGE),
+    "Dropout": (lambda m: m.Dropout(), IMAGE),
+    "ReLU": (lambda m: m.ReLU(), IMAGE),
+    "ReLU6": (lambda m: m.ReLU6(), IMAGE),
+    "Sequential": (lambda m: m.Sequential(m.BatchNorm2d(3), m.ReLU(inplace=True)), IMAGE),
+}
+
+#: torch's kernels for what the book writes out.
+VENDORS = (
+    "convolution", "max_pool", "avg_pool", "batch_norm", "relu", "hardtanh", "dropout", "addmm",
+    "softmax", "nll_loss", "threshold",
+)  # fmt: skip
+
+
+class Recorder(TorchDispatchMode):
+    """The kernels that run within the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.kernels.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def kernels(layer, *inputs):
+    """The kernels of a forward and a backward pass."""
+    inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    with Recorder() as recorder:
+        layer(*inputs).sum().backward()
+    return recorder.kernels
+
+
+def arguments(layer):
+    """Names, kinds and defaults of the constructor's arguments."""
+    parameters = inspect.signature(type(layer)).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters]
+
+
+@pytest.fixture(params=LAYERS, ids=str)
+def case(request):
+    build, shape = LAYERS[request.param]
+    ours, theirs = build(nn), build(torch.nn)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs, torch.randn(shape)
+
+
+def test_drop_in(case):
+    ours, theirs, x = case
+    assert isinstance(ours, type(theirs))
+    assert arguments(ours) == arguments(theirs)
+    assert repr(ours) == repr(theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    torch.manual_seed(0)
+    expected = theirs(x.clone())
+    torch.manual_seed(0)
+    assert torch.equal(ours(x.clone()), expected)
+
+
+def test_by_default_torchs_kernels_and_no_others(case):
+    """That is what makes the default layers cost what torch's cost."""
+    ours, theirs, x = case
+    assert kernels(ours, x) == kernels(theirs, x)
+
+
+def test_explicitly_none_of_torchs_kernels(case):
+    ours, _, x = case
+    with nn.explicit():
+        ran = kernels(ours, x)
+    assert ran
+    assert not [kernel for kernel in ran if any(vendor in kernel for vendor in VENDORS)]
+
+
+def test_the_loss_runs_torchs_kernels_or_none_of_them():
+    arguments = torch.randn(2, 5), torch.tensor([1, 4])
+    assert kernels(nn.CrossEntropyLoss(), *arguments) == kernels(
+        torch.nn.CrossEntropyLoss(), *arguments
+    )
+    with nn.explicit():
+        ran = kernels(nn.CrossEntropyLoss(), *arguments)
+    assert not [kernel for kernel in ran if any(vendor in kernel for vendor in VENDORS)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compile_traces_the_default_path_whole(case, training):
+    ours, theirs, x = case
+    ours.train(training)
+    theirs.train(training)
+    torch._dynamo.reset()
+    traced = torch.compile(ours, fullgraph=True, backend="eager")
+    torch.manual_seed(0)
+    expected = theirs(x.clone())
+    torch.manual_seed(0)
+    assert torch.equal(traced(x.clone()), expected)
+
+
+def test_compile_traces_the_global_average_and_the_loss():
+    x, target = torch.randn(IMAGE), torch.tensor([0, 2])
+    pool, loss = nn.GlobalAvgPool2d(), nn.CrossEntropyLoss(label_smoothing=0.1)
+    traced = torch.compile(lambda x: loss(pool(x), target), fullgraph=True, backend="eager")
+    assert torch.equal(traced(x), loss(pool(x), target))
+
+
+def test_a_whole_network_of_either_kind_learns_the_same():
+    """Logits, loss, gradients and statistics of every layer at once, in float64."""
+
+    def network(m):
+        return m.Sequential(
+            m.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+            m.BatchNorm2d(4),
+            m.ReLU(inplace=True),
+            m.MaxPool2d(3, 2, 1),
+            m.Dropout(0.2),
+            m.Conv2d(4, 6, 3, padding="same"),
+            m.ReLU6(inplace=True),
+            m.AvgPool2d(2, ceil_mode=True),
+            m.AdaptiveAvgPool2d(2),
+            m.Flatten(),
+            m.Linear(24, 5),
+        ).double()
+
+    torch.manual_seed(0)
+    ours, theirs = network(nn), network(torch.nn)
+    ours.load_state_dict(theirs.state_dict())
+    x, target = torch.randn(4, 3, 17, 15).double(), torch.tensor([0, 4, 2, 2])
+    torch.manual_seed(1)
+    expected = torch.nn.CrossEntropyLoss()(theirs(x), target)
+    expected.backward()
+    torch.manual_seed(1)
+    with nn.explicit():
+        loss = nn.CrossEntropyLoss()(ours(x), target)
+    loss.backward()  # the choice was made when the forward pass ran
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        [p.grad for p in ours.parameters()],
+        [p.grad for p in theirs.parameters()],
+        rtol=1e-10,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=1e-14)
+
+
+IMAGE_LAYERS = [
+    nn.Conv2d(3, 4, 3),
+    nn.MaxPool2d(2),
+    nn.AvgPool2d(2),
+    nn.AdaptiveAvgPool2d(2),
+    nn.GlobalAvgPool2d(),
+    nn.BatchNorm2d(3),
+]
+WRONG_IMAGES = [
+    (torch.zeros(IMAGE, dtype=torch.uint8), TypeError, r"got torch.uint8; .* x.float\(\) / 255"),
+    (np.zeros(IMAGE), TypeError, "expected a torch.Tensor, got numpy.ndarray; convert it"),
+    (torch.zeros(8, 8), ValueError, r"\(N, (C|3), H, W\).*shape \(8, 8\); .* x\[None, None\]"),
+    (torch.zeros(1, *IMAGE), ValueError, r"expected a batch of images .*\(1, 2, 3, 8, 8\)$"),
+    (torch.zeros(2, 3, 0, 8), ValueError, r"one pixel, got .*\(2, 3, 0, 8\); .*failed to load"),
+]
+
+
+@pytest.mark.parametrize("context", [nn.explicit, torch.enable_grad])
+@pytest.mark.parametrize("layer", IMAGE_LAYERS, ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize(("x", "error", "said"), WRONG_IMAGES)
+def test_what_is_no_image(layer, x, error, said, context):
+    with context(), pytest.raises(error, match=said) as raised:
+        layer(x)
+    assert str(raised.value).startswith(f"{layer}: ")
+
+
+WRONG_CHANNELS = [
+    (3, (2, 4, 8, 8), r"got 4 in an input of shape \(2, 4, 8, 8\); .*alpha.* x\[:, :3\]"),
+    (3, (4, 8, 8), r"alpha channel\? Drop it: x\[:3\]"),
+    (3, (2, 8, 8, 3), r"last axis\? Put them first: x.permute\(0, 3, 1, 2\)"),
+    (3, (8, 8, 3), r"last axis\? Put them first: x.permute\(2, 0, 1\)"),
+    (3, (2, 1, 8, 8), r"a grey image\? Repeat its channel: x.expand\(-1, 3, -1, -1\)"),
+    (3, (1, 8, 8), r"a grey image\? Repeat its channel: x.expand\(3, -1, -1\)"),
+    (1, (2, 3, 8, 8), r"a colour image\? Average its channels: x.mean\(-3, keepdim=True\)"),
+    (5, (2, 7, 8, 8), r"expected 5 channels, got 7 in an input of shape \(2, 7, 8, 8\)$"),
+]
+
+
+@pytest.mark.parametrize(("channels", "shape", "said"), WRONG_CHANNELS)
+def test_the_commonest_wrong_channels_are_recognised_and_the_cure_cures(channels, shape, said):
+    layer, x = nn.Conv2d(channels, 2, 3), torch.zeros(shape)
+    with pytest.raises(ValueError, match=said) as raised:
+        layer(x)
+    cure = str(raised.value).partition(": x")[2].partition(": x")
+    cure = "x" + (cure[2] or cure[0])
+    if "?" in str(raised.value):
+        assert layer(eval(cure, {"x": x})).shape[-3] == 2
+
+
+def test_one_dtype_for_image_and_weight():
+    layer = nn.Conv2d(3, 2, 3)
+    with pytest.raises(TypeError, match=r"one dtype, got torch.float64 and torch.float32; conv"):
+        layer(torch.zeros(IMAGE).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(IMAGE).bfloat16()).dtype is torch.bfloat16
+    with pytest.raises(TypeError, match="one dtype"):
+        layer.to("meta")(torch.zeros(IMAGE, device="meta").double())
