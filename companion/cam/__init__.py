@@ -1,6 +1,6 @@
 """Where a network looks: Grad-CAM and its relatives, and what to do with their maps."""
 
-from companion.cam.gradcam import GradCAM
+from companion.cam.gradcam import RULE_NAMES, GradCAM
 from companion.cam.guided import guided_backpropagation, guided_grad_cam
 from companion.cam.images import normalise, superimpose, upsample
 from companion.cam.overlay import colour, overlay
@@ -9,6 +9,7 @@ from companion.cam.targets import Top
 
 __all__ = [
     "CAM",
+    "RULE_NAMES",
     "GradCAM",
     "Top",
     "colour",

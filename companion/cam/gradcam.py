@@ -16,7 +16,8 @@ from companion.cam.rules import RULES, eigen_cam
 from companion.cam.targets import Asked, Targets, ask
 
 _PERTURBATIONS = {"score-cam": score_cam, "ablation-cam": ablation_cam}
-_NAMES = (*RULES, "eigen-cam", *_PERTURBATIONS)
+#: Every rule of :class:`GradCAM`.
+RULE_NAMES = (*RULES, "eigen-cam", *_PERTURBATIONS)
 
 
 class GradCAM:
@@ -70,8 +71,10 @@ class GradCAM:
         rule: str = "grad-cam",
         names: Sequence[str] | None = None,
     ) -> None:
-        if rule not in _NAMES:
-            raise ValueError(f"rule: expected one of {', '.join(map(repr, _NAMES))}; got {rule!r}")
+        if rule not in RULE_NAMES:
+            raise ValueError(
+                f"rule: expected one of {', '.join(map(repr, RULE_NAMES))}; got {rule!r}"
+            )
         self.model = model
         self.rule = rule
         self.names = names

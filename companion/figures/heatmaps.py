@@ -22,9 +22,11 @@ def draw_image(axes: Any, image: Tensor, title: str = "") -> None:
     picture = image.detach().cpu()
     grey = picture.ndim == 2 or picture.shape[0] == 1
     if grey:
-        axes.imshow(picture.reshape(picture.shape[-2:]), cmap="gray", interpolation="nearest")
+        axes.imshow(
+            picture.reshape(picture.shape[-2:]).numpy(), cmap="gray", interpolation="nearest"
+        )
     else:
-        axes.imshow(picture.movedim(0, -1), interpolation="nearest")
+        axes.imshow(picture.movedim(0, -1).numpy(), interpolation="nearest")
     axes.set_title(title)
     axes.set_axis_off()
 
