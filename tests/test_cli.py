@@ -117,8 +117,8 @@ def test_summary_of_vgg19(capsys):
     assert rows["features.0"] == ["(None, 64, 224, 224)", "1,792", "86,704,128", "3"]
     assert rows["features.36"] == ["(None, 512, 7, 7)", "0", "0", "268"]
     assert rows["classifier.6"] == ["(None, 1000)", "4,097,000", "4,096,000", "-"]
-    assert "Total params: 143,667,240 (548.1 MiB)" in lines
-    assert "Trainable params: 143,667,240 (548.1 MiB)" in lines
+    assert "Total params: 143,667,240 (548 MiB)" in lines
+    assert "Trainable params: 143,667,240 (548 MiB)" in lines
     assert "Non-trainable params: 0 (0 B)" in lines
     assert "Multiply-adds for one sample: 19,632,062,464" in lines
 

@@ -46,6 +46,12 @@ def batch_norm(
     Raises:
         ValueError: in training a channel has one value alone, so that its variance says nothing;
             or running statistics are needed and missing.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 3.0]]], [[[5.0, 7.0]]]])
+        >>> x_hat = batch_norm(x, training=True)
+        >>> print(f"mean {x_hat.mean():.3f}, variance {x_hat.var(unbiased=False):.3f}")
+        mean 0.000, variance 1.000
     """
     values = math.prod([x.shape[axis] for axis in _axes(x)])
     if training and values == 1:

@@ -37,11 +37,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
     """``W U(x) + b``, block by block."""
     matrix = weight.reshape(geometry.groups, len(weight) // geometry.groups, -1)
     y = _empty((len(x), len(weight), *geometry.places), x, x.dtype)
+    offset = 0 if bias is None else bias[:, None, None, None]
     for block in _blocks(x, len(weight), geometry):
-        part = (matrix @ im2col(x, geometry, block)).view(len(weight), *map(len, block))
-        if bias is not None:
-            part += bias[:, None, None, None]
-        _at(y, block).copy_(part)
+        product = (matrix @ im2col(x, geometry, block)).view(len(weight), *map(len, block))
+        torch.add(product, offset, out=_at(y, block))
+        del product  # before the next one is made
     return y
 
 
@@ -64,8 +64,9 @@ def weight_gradient(x: Tensor, g: Tensor, geometry: Geometry) -> Tensor:
     weight = g.new_zeros(filters, channels, *geometry.kernel, dtype=exact)
     matrix = weight.view(geometry.groups, filters // geometry.groups, -1)
     for block in _blocks(x, filters, geometry):
-        columns = im2col(x, geometry, block)
-        matrix.baddbmm_(_grouped(g, block, geometry).to(exact), columns.mT.to(exact))
+        matrix.baddbmm_(
+            _grouped(g, block, geometry).to(exact), im2col(x, geometry, block).mT.to(exact)
+        )
     return weight.to(g.dtype)
 
 

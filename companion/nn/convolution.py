@@ -23,6 +23,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -32,6 +33,7 @@ from companion.nn.geometry import Geometry, Padding, fit, require_floating, requ
 from companion.nn.sizes import Pair
 
 
+@torch.compiler.disable  # a compiled network runs it as it is: there is nothing to fuse
 def conv2d(
     x: Tensor,
     weight: Tensor,

@@ -44,6 +44,12 @@ def cross_entropy(
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> logits = torch.zeros(1, 4, requires_grad=True)
+        >>> cross_entropy(logits, torch.tensor([2])).backward()
+        >>> logits.grad.tolist()
+        [[0.25, 0.25, -0.75, 0.25]]
     """
     axis = 1 if logits.dim() > 1 else 0
     check_options(

@@ -24,9 +24,10 @@ def fourier_conv2d(
     kernel does not reach beyond the end, which is at the first :math:`n - k + 1` places of
     :math:`n`: those of the output.  So transforms of the size of the padded images are enough.
 
-    It takes :math:`O(n^2 \log n)` operations for each image and each kernel and :math:`O(n^2)` for
-    each pair of channel and filter, however large the kernels are, and memory for the spectra,
-    :math:`(NC + FC + NF)\, n^2` numbers: it is the algorithm for few channels and large kernels.
+    With images of n x n pixels, each of the NC + FC + NF transforms takes
+    :math:`O(n^2 \log n)` operations and each of the NFC products :math:`O(n^2)`, however large
+    the kernel is; all spectra are in memory at once.  It is the algorithm for large kernels and
+    few channels.
 
     Args:
         x: Images, shape (N, C, H, W), or one image, shape (C, H, W).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 from torch import Tensor
@@ -38,7 +39,7 @@ class Geometry:
     dilation: Pair
     groups: int
 
-    @property
+    @cached_property
     def places(self) -> Pair:
         """Height and width of the output."""
         return output_shape(self.size, self.kernel, self.stride, self.padding, self.dilation)
@@ -130,4 +131,4 @@ def require_floating(name: str, **tensors: Tensor) -> None:
 
 
 def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -78,31 +78,19 @@ def _meetings(
     geometry: Geometry, block: Block
 ) -> Iterator[tuple[Pair, tuple[slice, slice], tuple[slice, slice]]]:
     """For each tap the places in the block where it meets pixels, and these pixels."""
-    _, *axes = block
-    for tap in geometry.taps:
-        rows, columns = (
-            _along(*axis)
-            for axis in zip(
-                axes,
-                geometry.size,
-                geometry.stride,
-                geometry.padding,
-                geometry.dilation,
-                tap,
-                strict=True,
-            )
-        )
+    _, i, j = block
+    for a, b in geometry.taps:
+        rows, columns = _along(0, geometry, i, a), _along(1, geometry, j, b)
         if rows and columns:
-            yield tap, (rows[0], columns[0]), (rows[1], columns[1])
+            yield (a, b), (rows[0], columns[0]), (rows[1], columns[1])
 
 
-def _along(
-    places: range, size: int, stride: int, padding: Pair, dilation: int, tap: int
-) -> tuple[slice, slice] | None:
+def _along(axis: int, geometry: Geometry, places: range, tap: int) -> tuple[slice, slice] | None:
     """The places i with 0 <= s i + d a - p < n, counted in the block, and these pixels."""
-    shift = dilation * tap - padding[0]
+    stride = geometry.stride[axis]
+    shift = geometry.dilation[axis] * tap - geometry.padding[axis][0]
     first = max(places.start, -(shift // stride))  # the least i with s i + shift >= 0
-    stop = min(places.stop, -((shift - size) // stride))  # the least i with s i + shift >= n
+    stop = min(places.stop, -((shift - geometry.size[axis]) // stride))  # ... with >= n
     if first >= stop:
         return None
     pixels = slice(stride * first + shift, stride * (stop - 1) + shift + 1, stride)

@@ -55,6 +55,12 @@ def max_pool2d(
 
     Raises:
         ValueError: the windows do not fit the image.
+
+    Example:
+        >>> image = torch.tensor([[1.0, 2.0, 2.0, 0.0], [0.0, 1.0, 3.0, 3.0]])
+        >>> maxima, positions = max_pool2d(image, 2)
+        >>> maxima.tolist(), positions.tolist()
+        ([[2.0, 3.0]], [[1, 6]])
     """
     stride = kernel_size if stride is None else stride
     check_windows("max_pool2d", x.shape[-2:], kernel_size, stride, padding, dilation, ceil_mode)
@@ -73,9 +79,9 @@ def _argmax(x: Tensor, geometry: tuple, ceil_mode: bool) -> tuple[Tensor, Tensor
     rows = window_count(height, k1, s1, p1, d1, ceil_mode)
     columns = window_count(width, k2, s2, p2, d2, ceil_mode)
     # What the last window needs below and to the right of the image: with ceil_mode it may be more
-    # than the padding, and less than nothing where a stride leaves the last pixels out.
-    below = max((rows - 1) * s1 + d1 * (k1 - 1) + 1 - p1 - height, 0)
-    right = max((columns - 1) * s2 + d2 * (k2 - 1) + 1 - p2 - width, 0)
+    # than the padding; it is negative, and crops, where the stride leaves the last pixels out.
+    below = (rows - 1) * s1 + d1 * (k1 - 1) + 1 - p1 - height
+    right = (columns - 1) * s2 + d2 * (k2 - 1) + 1 - p2 - width
     padded = torch.nn.functional.pad(x, (p2, right, p1, below), value=-torch.inf)
 
     top = torch.arange(rows, device=x.device)[:, None] * s1 - p1
@@ -250,6 +256,10 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Pair | tuple[int | None, int | N
 
     Raises:
         ValueError: ``output_size`` is below 1.
+
+    Example:
+        >>> adaptive_avg_pool2d(torch.tensor([[1.0, 2.0, 4.0]]), (1, 2)).tolist()
+        [[1.5, 3.0]]
     """
     check_output_size("adaptive_avg_pool2d", output_size)
     windows = [

@@ -128,5 +128,5 @@ def dual(windows: list[range], size: int) -> list[range]:
             first += 1
         while last < len(windows) and windows[last].start <= pixel:
             last += 1
-        result.append(range(min(first, last), last))
+        result.append(range(first, last))
     return result

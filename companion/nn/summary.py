@@ -26,7 +26,8 @@ class Row:
     Attributes:
         name: Its name in the network, such as ``features.0``; empty for the network itself.
         kind: The name of its class.
-        outputs: The shapes of the tensors that it returns, in order; none if it was never called.
+        called: Whether the network calls it at all.
+        outputs: The shapes of the tensors that it returns, in order.
         parameters: The number of its own parameters that no row above has counted.
         trainable: Those of them that require a gradient.
         shared: The number of its own parameters that a row above has counted.
@@ -37,6 +38,7 @@ class Row:
 
     name: str
     kind: str
+    called: bool
     outputs: tuple[Shape, ...]
     parameters: int
     trainable: int
@@ -85,18 +87,20 @@ class Summary:
     def _repr_html_(self) -> str:
         headers, rows = self._table()
 
-        def line(tag: str, cells: Sequence[str]) -> str:
-            aligned = (
-                f'<{tag} style="text-align: {"right" if k in _RIGHT else "left"}">'
-                f"{html.escape(cell)}</{tag}>"
-                for k, cell in enumerate(cells)
+        def line(tag: str, style: str, cells: Sequence[str]) -> str:
+            sides = ("right" if k in _RIGHT else "left" for k in range(len(cells)))
+            styled = (
+                f'<{tag} style="text-align: {side}{style}">{html.escape(cell)}</{tag}>'
+                for side, cell in zip(sides, cells, strict=True)
             )
-            return f"<tr>{''.join(aligned)}</tr>"
+            return f"<tr>{''.join(styled)}</tr>"
 
-        body = "\n".join(line("td", row) for row in rows)
+        body = "\n".join(line("td", "; white-space: nowrap", row) for row in rows)
         totals = "<br>\n".join(map(html.escape, self._totals()))
+        # The class is pandas', which notebooks and the themes of books know how to lay out.
         return (
-            f"<p>{html.escape(self._title())}</p>\n<table>\n<thead>{line('th', headers)}</thead>\n"
+            f"<p>{html.escape(self._title())}</p>\n"
+            f'<table class="dataframe">\n<thead>{line("th", "", headers)}</thead>\n'
             f"<tbody>\n{body}\n</tbody>\n</table>\n<p>{totals}</p>"
         )
 
@@ -107,7 +111,7 @@ class Summary:
         rows = [
             (
                 f"{row.name} ({row.kind})" if row.name else f"({row.kind})",
-                ", ".join(map(_shape, row.outputs)) or "not called",
+                _outputs(row),
                 _parameters(row),
                 f"{row.multiply_adds:,}",
                 _fields(row.receptive_field),
@@ -242,6 +246,7 @@ def _rows(model: Module, calls: list[Call], shapes: list[tuple[Shape, ...]]) -> 
             Row(
                 name=names[call.module],
                 kind=type(call.module).__name__,
+                called=call.module in called,
                 outputs=outputs,
                 parameters=parameters,
                 trainable=sum(p.numel() for p in new if p.requires_grad),
@@ -259,6 +264,12 @@ def _to_channels_last(shape: Shape) -> Shape:
 
 def _shape(shape: Shape) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def _outputs(row: Row) -> str:
+    if not row.called:
+        return "not called"
+    return ", ".join(map(_shape, row.outputs)) or "no tensor"
 
 
 def _parameters(row: Row) -> str:

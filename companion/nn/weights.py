@@ -137,7 +137,7 @@ def cache_directory() -> Path:
 
 def pretrained(
     build: Callable[[], Model],
-    weights: str | os.PathLike[str],
+    weights: str | Path,
     official: Official,
     rename: Callable[[str], str] = str,
 ) -> Model:
@@ -202,7 +202,7 @@ def require_imagenet_classes(network: str, classes: int, last: str, features: in
         )
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file that ``torch.save(model.state_dict(), path)`` wrote, on the CPU.
 
     Raises:
@@ -237,7 +237,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return state
 
 
-def _locate(weights: str | os.PathLike[str], official: Official) -> Path:
+def _locate(weights: str | Path, official: Official) -> Path:
     if weights != "imagenet":
         path = Path(weights)
         if not path.is_file():

@@ -3,7 +3,8 @@
 Products of sums become multiple sums, sums distribute over addition, Kronecker deltas are
 contracted (only where the remaining index is known to lie in the range of the contracted one),
 factors without a bound index leave the sum, and bound indices get canonical names, so that two
-sums that differ by renaming or by the order of summation become the same expression.
+sums that differ by renaming, by the order of summation or by its direction become the same
+expression.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ def _merge(term: sp.Expr, limits: tuple[Limit, ...]) -> Iterator[sp.Expr]:
     if not found:
         yield _contract_free(term)
         return
-    product = sp.expand(sp.Mul(*factors))
-    for piece in sp.Add.make_args(product):
+    for piece in sp.Add.make_args(sp.expand(sp.Mul(*factors))):
         if _has_sum_factor(piece):
             yield from _merge(piece, tuple(found))
         else:

@@ -27,6 +27,8 @@ from keras.applications import imagenet_utils
 PAGE = Path(__file__).resolve().parents[2] / "book/reference/coming_from_keras.ipynb"
 CELLS = nbformat.read(PAGE, as_version=4).cells
 
+#: Keras's matrix products, statistics and losses are in float32, whatever the dtype of the layer.
+SINGLE = 2e-6
 #: The test of each row, by what stands in its first column.
 CLAIMS: dict[str, Callable] = {}
 
@@ -42,7 +44,7 @@ def claim(*rows: str) -> Callable[[Callable], Callable]:
 
 
 def rows() -> list[list[str]]:
-    """The four cells of every row of every table of the page."""
+    """The three cells of every row of every table of the page."""
     lines = "\n".join(c.source for c in CELLS if c.cell_type == "markdown").splitlines()
     table = [line.strip("|").split("|") for line in lines if line.startswith("| ")]
     cells = [[cell.strip() for cell in row] for row in table]
@@ -67,7 +69,7 @@ PAGES = functions_of_the_page()
 def _double_precision():
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
     yield
     torch.set_default_dtype(before)
 
@@ -115,7 +117,7 @@ class TestThePage:
         assert arguments <= named
 
     def test_every_row_that_says_equal_has_a_test(self):
-        equal = {row[0] for row in rows() if row[2] == "equal"}
+        equal = {row[0] for row in rows() if row[2].startswith("equal")}
         assert len(equal) > 25
         assert equal <= set(CLAIMS)
 
@@ -126,7 +128,7 @@ class TestThePage:
         for name in re.findall(r"`nn\.(\w+)", " ".join(row[1] for row in rows())):
             assert hasattr(nn, name), name
         for name in re.findall(r"`([A-Z]\w+)\(", " ".join(row[0] for row in rows())):
-            assert hasattr(layers, name) or hasattr(keras.applications, name), name
+            assert any(hasattr(m, name) for m in (keras, layers, keras.applications)), name
 
     def test_it_does_not_import_keras(self):
         code = "\n".join(cell.source for cell in CELLS if cell.cell_type == "code")
@@ -219,7 +221,7 @@ class TestConv2D:
         theirs = theirs.flatten()
         ours = here.weight.detach().flatten()
         limit = theirs.abs().max()
-        assert (ours.quantile(parts) - theirs.quantile(parts)).abs().max() < 0.05 * limit
+        assert (ours.quantile(parts) - theirs.quantile(parts)).abs().max() < 0.08 * limit
         assert ours.abs().max() == pytest.approx(float(limit), rel=2e-3)
         assert torch.equal(here.bias, there_bias)
 
@@ -244,7 +246,7 @@ class TestConv2D:
 
 
 class TestOtherLayers:
-    @claim("`DepthwiseConv2D(k, depth_multiplier=m)`")
+    @claim("`DepthwiseConv2D(k)`")
     @pytest.mark.parametrize("options", [{}, {"padding": "same"}])
     def test_depthwise(self, options):
         x = images(1, 7, 6, 3)
@@ -276,7 +278,7 @@ class TestOtherLayers:
                 here(kernel, strides)(first(x)), there(kernel, strides, dtype="float64")(x)
             )
 
-    @claim('`MaxPooling2D(2, padding="same")`', '`AveragePooling2D(2, padding="same")`')
+    @claim('both of size 2, `padding="same"`')
     @pytest.mark.parametrize("n", [4, 5, 6, 7])
     def test_pooling_same(self, n):
         x = images(2, n, 7, 3) - 5
@@ -296,16 +298,16 @@ class TestOtherLayers:
         assert_equal(nn.GlobalAvgPool2d()(first(x)), layers.GlobalAveragePooling2D()(x), 1e-6)
         assert_equal(first(x).amax((2, 3)).float(), layers.GlobalMaxPooling2D()(x).float(), atol=0)
 
-    @claim("`BatchNormalization(momentum=m, epsilon=e)`")
+    @claim("`BatchNormalization()`")
     def test_batch_normalisation(self):
         x = images(4, 5, 5, 3)
         layer = layers.BatchNormalization(momentum=0.9, epsilon=0.01, dtype="float64")
         layer.build(tuple(x.shape))
         layer.set_weights([np.random.default_rng(k).uniform(1, 2, 3) for k in range(4)])
         here = PAGES["batch_norm_from_keras"](*values(layer), momentum=0.9, epsilon=0.01)
-        assert_equal(here(first(x)), layer(x), atol=1e-6)
+        assert_equal(here(first(x)), layer(x), atol=SINGLE)
         before = here.running_var.clone()
-        assert_equal(here.train()(first(x)), layer(x, training=True), atol=1e-6)
+        assert_equal(here.train()(first(x)), layer(x, training=True), atol=SINGLE)
         _, _, mean, variance = values(layer)
         torch.testing.assert_close(here.running_mean, mean, rtol=1e-6, atol=0)
         m = x[..., 0].numel()
@@ -320,7 +322,7 @@ class TestOtherLayers:
     def test_dense(self):
         x = torch.randn(5, 7)
         layer = layers.Dense(4, dtype="float64")
-        assert_equal(PAGES["dense_from_keras"](*weights(layer, x))(x), layer(x))
+        assert_equal(PAGES["dense_from_keras"](*weights(layer, x))(x), layer(x), atol=SINGLE)
 
     @claim("`Flatten()`")
     def test_dense_after_flatten(self):
@@ -328,7 +330,7 @@ class TestOtherLayers:
         flat = layers.Flatten(dtype="float64")(x)
         layer = layers.Dense(6, dtype="float64")
         dense = PAGES["dense_from_keras"](*weights(layer, flat), image_shape=(4, 5, 3))
-        assert_equal(nn.Sequential(nn.Flatten(), dense)(first(x)), layer(flat))
+        assert_equal(nn.Sequential(nn.Flatten(), dense)(first(x)), layer(flat), atol=SINGLE)
         assert not torch.allclose(nn.Flatten()(first(x)), flat)
 
     @claim("`Dropout(rate)`")
@@ -349,7 +351,7 @@ class TestOtherLayers:
     def test_cross_entropy(self):
         logits, labels = 10 * torch.randn(6, 4), torch.tensor([0, 3, 1, 2, 2, 0])
         theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
-        assert_equal(nn.CrossEntropyLoss()(logits, labels), theirs(labels, logits), 1e-6)
+        assert_equal(nn.CrossEntropyLoss()(logits, labels), theirs(labels, logits), 1e-5)
 
 
 def small_networks() -> tuple[keras.Sequential, nn.Sequential, torch.Tensor]:
@@ -382,7 +384,7 @@ class TestNetworks:
     @claim("`Sequential([...])`")
     def test_a_network_carried_over(self):
         theirs, ours, x = small_networks()
-        assert_equal(ours(first(x)), theirs(x), atol=1e-6)
+        assert_equal(ours(first(x)), theirs(x), atol=SINGLE)
 
     @claim("`model.summary()`")
     def test_summary(self):
@@ -395,7 +397,7 @@ class TestNetworks:
         # Running statistics: the buffers, less the count of batches that PyTorch keeps.
         assert table.parameters + table.buffers - 1 == theirs.count_params()
 
-    @claim('`preprocess_input(x, mode="torch")`')
+    @claim('`preprocess_input`, mode `"torch"`')
     def test_preprocessing(self):
         image = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
         ours = dataclasses.replace(IMAGENET, resize=224)(image)
@@ -404,14 +406,14 @@ class TestNetworks:
         )
         assert_equal(ours.double(), torch.from_numpy(theirs), atol=1e-5)
 
-    @claim("`preprocess_input(x)` of VGG")
+    @claim("`preprocess_input` of VGG")
     def test_preprocessing_of_the_authors(self):
         red = np.zeros((1, 1, 1, 3))
         red[..., 0] = 255
         blue, green, last = keras.applications.vgg19.preprocess_input(red, "channels_last")[0, 0, 0]
         assert blue < 0 and green < 0 and last == pytest.approx(255 - 123.68)  # noqa: PT018
 
-    @claim("`decode_predictions(p, top=5)`")
+    @claim("`decode_predictions`")
     def test_decoding(self, monkeypatch):
         names = {str(k): (f"n{k}", name) for k, name in enumerate(nn.imagenet_classes())}
         module = inspect.getmodule(imagenet_utils.decode_predictions)

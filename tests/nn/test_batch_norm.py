@@ -45,7 +45,7 @@ def agree(ours, theirs, inputs, peers_inputs):
     G = torch.randn_like(theirs)
     by_us = torch.autograd.grad(ours, inputs, G)
     by_them = torch.autograd.grad(theirs, peers_inputs, G)
-    torch.testing.assert_close(by_us, by_them, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(by_us, by_them, rtol=1e-12, atol=1e-12)
 
 
 @CASES
@@ -54,13 +54,14 @@ def test_outputs_gradients_and_statistics(case):
     layer, peer, x = case
     assume(x.numel() != x.shape[1])
     default = copy.deepcopy(layer)
-    for _ in range(2):  # the second batch meets the statistics of the first
-        theirs = peer(x)
+    second = (2 * x + 1).detach().requires_grad_()  # it meets the statistics of the first
+    for batch in (x, second):
+        theirs = peer(batch)
         with nn.explicit():
-            ours = layer(x)
-        agree(ours, theirs, [x, *layer.parameters()], [x, *peer.parameters()])
+            ours = layer(batch)
+        agree(ours, theirs, [batch, *layer.parameters()], [batch, *peer.parameters()])
         assert ours.stride() == theirs.stride() or not x.numel()
-        assert torch.equal(default(x), theirs)
+        assert torch.equal(default(batch), theirs)
         for mine in (layer, default):
             torch.testing.assert_close(mine.state_dict(), peer.state_dict(), rtol=1e-13, atol=1e-13)
 
@@ -175,6 +176,22 @@ def test_other_wrong_inputs(context, x, error, said, affine):
     with context(), pytest.raises(error, match=said) as raised:
         layer(x)
     assert str(raised.value).startswith(f"{layer}: ")
+
+
+def test_half_precision_does_not_go_with_a_double_layer():
+    with pytest.raises(TypeError, match=r"float64 as the layer's own numbers, got torch.float16"):
+        nn.BatchNorm2d(3).double()(torch.zeros(2, 3, 5, 5).half())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tracking_may_be_switched_off_later(training):
+    layer, x = nn.BatchNorm2d(3).train(training), torch.randn(4, 3, 2, 2)
+    layer.track_running_stats = False
+    x[0, 0, 0, 0] = torch.nan  # not even that reaches the statistics
+    before, theirs = copy.deepcopy(layer.state_dict()), layer(x)
+    with nn.explicit():
+        torch.testing.assert_close(layer(x), theirs, equal_nan=True)
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
 def test_the_function_says_what_it_needs():

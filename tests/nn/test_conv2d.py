@@ -112,7 +112,7 @@ def test_same_with_a_stride_pads_in_every_mode(algorithm, mode: str) -> None:
         torch.testing.assert_close(layer(x), expected, **CLOSE)
 
 
-def test_the_article_s_layer() -> None:
+def test_the_layer_of_the_article() -> None:
     layer = Conv2d(3, 10, 5)
     assert layer(torch.rand(1, 3, 200, 200)).shape == (1, 10, 196, 196)
     assert sum(parameter.numel() for parameter in layer.parameters()) == 760
@@ -181,13 +181,20 @@ def test_compile_traces_the_whole_layer(padding, stride: int) -> None:
 
 
 def test_a_compiled_layer_follows_the_choice() -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _):
+        graphs.append({node.target for node in graph.graph.nodes})
+        return graph.forward
+
     layer, x = Conv2d(2, 3, 3), torch.randn(1, 2, 5, 5)
-    compiled = torch.compile(layer, backend="eager")
-    before = compiled(x)
-    with explicit():
-        within = compiled(x)
-    assert not torch.equal(before, within) or torch.equal(layer(x), before)
-    torch.testing.assert_close(before, within)
+    compiled = torch.compile(layer, backend=backend)
+    for algorithm, book in ((contextlib.nullcontext, False), (explicit, True)) * 2:
+        with algorithm():
+            y = compiled(x)
+        assert isinstance(y.grad_fn, Convolution._backward_cls) == book
+        torch.testing.assert_close(y, layer(x))
+    assert all(torch.conv2d in graph for graph in graphs)  # the explicit algorithm is not traced
 
 
 @by_each_algorithm

@@ -159,6 +159,7 @@ def test_byte_indices_are_served():
 LOGITS = torch.zeros(2, 5)
 WRONG_TARGETS = [
     (torch.tensor([0, 5]), ValueError, r"from 0 to 4, got 5 \(in 1 of 2 places\); .*target - 1"),
+    (torch.tensor([5, -100]), ValueError, r"got 5 \(in 1 of 2 places\)"),
     (torch.tensor([9, 9]), ValueError, r"got 9 \(in 2 of 2 places\); does the last layer have"),
     (torch.tensor([0, -1]), ValueError, r"got -1 .*CrossEntropyLoss\(ignore_index=-1\)"),
     (torch.tensor([0, 1]).int(), TypeError, r"got torch.int32 .*target.long\(\)"),

@@ -198,7 +198,6 @@ WRONG_CHANNELS = [
     (3, (2, 1, 8, 8), r"a grey image\? Repeat its channel: x.expand\(-1, 3, -1, -1\)"),
     (3, (1, 8, 8), r"a grey image\? Repeat its channel: x.expand\(3, -1, -1\)"),
     (1, (2, 3, 8, 8), r"a colour image\? Average its channels: x.mean\(-3, keepdim=True\)"),
-    (5, (2, 7, 8, 8), r"expected 5 channels, got 7 in an input of shape \(2, 7, 8, 8\)$"),
 ]
 
 
@@ -207,10 +206,13 @@ def test_the_commonest_wrong_channels_are_recognised_and_the_cure_cures(channels
     layer, x = nn.Conv2d(channels, 2, 3), torch.zeros(shape)
     with pytest.raises(ValueError, match=said) as raised:
         layer(x)
-    cure = str(raised.value).partition(": x")[2].partition(": x")
-    cure = "x" + (cure[2] or cure[0])
-    if "?" in str(raised.value):
-        assert layer(eval(cure, {"x": x})).shape[-3] == 2
+    cure = "x" + str(raised.value).rpartition(": x")[2]
+    assert layer(eval(cure, {"x": x})).shape[-3] == 2
+
+
+def test_other_wrong_channels_are_just_told():
+    with pytest.raises(ValueError, match=r": expected 5 channels, got 7 in an .* \(2, 7, 8, 8\)$"):
+        nn.Conv2d(5, 2, 3)(torch.zeros(2, 7, 8, 8))
 
 
 def test_one_dtype_for_image_and_weight():

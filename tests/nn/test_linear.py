@@ -61,6 +61,8 @@ def test_autocast(context):
     y.sum().backward()
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(2, 3), rtol=2e-2, atol=2e-2)
     assert layer.weight.grad.dtype is torch.float32
+    with torch.autocast("cpu", torch.bfloat16), context():
+        torch.testing.assert_close(layer(x.bfloat16()), y)  # two dtypes, one under autocast
 
 
 def test_the_layer_takes_the_function_when_asked():
@@ -73,6 +75,7 @@ def test_the_layer_takes_the_function_when_asked():
 WRONG = [
     (torch.zeros(2, 13), ValueError, "expected 12 features .* got 13 .*size of the image.*Flatten"),
     (torch.zeros(2, 3, 2, 2), ValueError, r"got 2 in .*\(2, 3, 2, 2\).*x.flatten\(1\)"),
+    (torch.zeros(2, 3, 5, 5), ValueError, r"got 5 in an input of shape \(2, 3, 5, 5\)$"),
     (torch.zeros(7), ValueError, r"expected 12 features .* got 7 in an input of shape \(7,\)$"),
     (torch.zeros(()), ValueError, r"got none in an input of shape \(\)"),
     (torch.zeros(2, 12).double(), TypeError, "of one dtype, got torch.float64 and torch.float32"),

@@ -369,6 +369,12 @@ def test_lite_by_the_explicit_algorithms(pretrained_lite):
             assert 0 < relative(model(x), default) <= 1e-10
 
 
+def test_loading_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    efficientnet_lite0("imagenet")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_lite_reads_its_own_file_too(pretrained_lite, tmp_path):
     path = tmp_path / "lite.pth"
     torch.save(pretrained_lite.state_dict(), path)
@@ -431,3 +437,8 @@ def test_batch_norm_of_lite_has_tensorflows_settings():
     norms = [m for m in on_meta("efficientnet_lite0").modules() if hasattr(m, "running_var")]
     assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}
     assert len(norms) == 49
+
+
+def test_dropout_before_the_dense_layers():
+    assert on_meta("efficientnet_lite0").dropout.p == 0.2
+    assert [on_meta("vgg16").classifier[i].p for i in (2, 5)] == [0.5, 0.5]

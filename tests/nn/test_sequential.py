@@ -46,6 +46,12 @@ def test_the_note_says_what_was_no_tensor():
     assert raised.value.__notes__ == ["in layer '1', MaxPool2d, given tuple"]
 
 
+def test_compile_reports_the_error_of_the_layer():
+    traced = torch.compile(nn.Sequential(nn.Linear(3, 2)), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="expected 3 features"):
+        traced(torch.zeros(1, 4))
+
+
 def test_an_interruption_is_not_an_error_of_a_layer():
     class Interrupted(torch.nn.Module):
         def forward(self, x):

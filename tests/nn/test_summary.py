@@ -264,6 +264,7 @@ class TestRows:
 
     def test_a_module_that_is_never_called_says_so(self):
         table = summary(Twice(), (6,))
+        assert [row.called for row in table.rows] == 5 * [True] + [False]
         assert table.rows[-1].outputs == ()
         assert table.rows[-1].parameters == 6
         assert "not called" in lines_of(table)[-6]
@@ -283,6 +284,15 @@ class TestRows:
         assert rows["lstm"].outputs == ((None, 7, 3), (1, None, 3), (1, None, 3))
         assert rows["head"].outputs == ((None, 7, 2),)
         assert "(None, 7, 3), (1, None, 3), (1, None, 3)" in str(summary(Heads(), (7, 5)))
+
+    def test_a_module_that_returns_no_tensor_says_so(self):
+        class Looks(nn.Module):
+            def forward(self, x):
+                return None
+
+        table = summary(Looks(), (1, 4, 4))
+        assert table.rows[0].outputs == ()
+        assert "(Looks)       no tensor " in str(table)
 
     def test_every_axis_that_the_batch_changes_is_none(self):
         class Unfolds(nn.Module):
@@ -355,6 +365,11 @@ class TestReceptiveFields:
         layer = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
         assert summary(layer, (1, 7, 7)).rows[0].receptive_field is None
 
+    def test_it_ends_where_a_layer_has_two_outputs(self):
+        row, _ = summary(_WithPositions(), (1, 8, 8)).rows
+        assert row.outputs == 2 * ((None, 1, 4, 4),)
+        assert row.receptive_field is None
+
     @pytest.mark.parametrize("inplace", [True, False])
     def test_it_ends_where_paths_join(self, inplace):
         rows = rows_of(summary(Residual(inplace), (3, 9, 9)))
@@ -426,6 +441,16 @@ class TestLeftAsFound:
             shape = (3, 9, 9) if make is Residual else (3,)
             assert summary(model, shape).rows == summary(make(), shape).rows
             assert all(t.is_cuda for t in model.state_dict().values())
+
+
+class _WithPositions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.pool(x)[0])
 
 
 def _state(module: nn.Module) -> dict:

@@ -306,6 +306,21 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(
     assert file.read_bytes() == content
 
 
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.mkdir, (tmp_path / "evil",)
+
+    torch.save({"settings": Evil()}, file := tmp_path / "training.pt")
+    with pytest.raises(ValueError, match=r"training\.pt is no checkpoint"):
+        train(network(), checkpoint=file)
+    assert not (tmp_path / "evil").exists()
+    # It would have been made.
+    with pytest.raises(TypeError):
+        torch.load(file, weights_only=False)["settings"]["lr"]
+    assert (tmp_path / "evil").exists()
+
+
 def test_the_old_checkpoint_stays_until_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +418,19 @@ def test_the_bar_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().err
     assert "24/24" in shown
     assert f"accuracy={history.accuracy[-1]:.3g}" in shown
+
+
+def test_the_bar_goes_on_where_the_training_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = partial(train, checkpoint=tmp_path / "training.pt", progress=True)
+    with pytest.raises(Interrupted):
+        again(network(), loss=until(17))
+    assert "17/24" in capsys.readouterr().err
+    again(network())
+    shown = capsys.readouterr().err
+    assert "12/24" in shown
+    assert "24/24" in shown
 
 
 def test_the_record_is_frozen() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sympy as sp
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from companion.proof import Disproved, Theorem, Undecided
@@ -76,6 +76,7 @@ polynomials = st.tuples(small, small, small, small, small).map(
 )
 
 
+@settings(deadline=None)
 @given(quotient=polynomials, remainder=polynomials, divisor=polynomials)
 def test_what_is_said_is_true_at_every_small_point(quotient, remainder, divisor):
     assume(divisor.free_symbols)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import sympy as sp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion.proof.normal import normal
@@ -78,6 +78,7 @@ def test_a_position_between_two_integers_is_none():
     assert not equal(total, x[number])
 
 
+@settings(deadline=None)
 @given(
     slopes=st.tuples(*[st.integers(-2, 2)] * 2),
     shift=st.integers(-3, 3),

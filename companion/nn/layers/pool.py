@@ -12,7 +12,8 @@ from companion.nn.pooling_windows import check_divisor, check_output_size, check
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
-    """Maximum pooling: :class:`torch.nn.MaxPool2d`, explicitly :func:`max_pool2d`.
+    """Maximum pooling: :class:`torch.nn.MaxPool2d`, explicitly
+    :func:`~companion.nn.pooling.max_pool2d`.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), or without N.  With ``return_indices`` the positions
     of the maxima come along.
@@ -51,7 +52,8 @@ class MaxPool2d(torch.nn.MaxPool2d):
 
 
 class AvgPool2d(torch.nn.AvgPool2d):
-    """Average pooling: :class:`torch.nn.AvgPool2d`, explicitly :func:`avg_pool2d`.
+    """Average pooling: :class:`torch.nn.AvgPool2d`, explicitly
+    :func:`~companion.nn.pooling.avg_pool2d`.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), or without N.
 
@@ -90,7 +92,7 @@ class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
     """Average pooling to a given size: :class:`torch.nn.AdaptiveAvgPool2d`.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), or without N; (H', W') is ``output_size``.  Explicitly
-    it is :func:`adaptive_avg_pool2d`.
+    it is :func:`~companion.nn.pooling.adaptive_avg_pool2d`.
 
     Raises:
         TypeError: the input is not a floating-point tensor.
@@ -118,6 +120,10 @@ class GlobalAvgPool2d(torch.nn.Module):
     Raises:
         TypeError: the input is not a floating-point tensor.
         ValueError: the input is no image.
+
+    Example:
+        >>> GlobalAvgPool2d()(torch.ones(2, 3, 8, 8)).shape
+        torch.Size([2, 3])
     """
 
     def forward(self, input: Tensor) -> Tensor:

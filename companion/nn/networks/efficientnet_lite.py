@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -179,7 +179,7 @@ def _blocks() -> list[InvertedResidual]:
 
 
 def efficientnet_lite0(
-    weights: str | os.PathLike[str] | None = None, *, classes: int = 1000
+    weights: str | Path | None = None, *, classes: int = 1000
 ) -> EfficientNetLite:
     """EfficientNet-Lite0: 16 inverted residual blocks, 4 652 008 parameters.
 
@@ -194,7 +194,7 @@ def efficientnet_lite0(
         classes: number of logits.
 
     Returns:
-        The network, in training mode: call ``.eval()`` before you ask it for classes.
+        The network, in training mode; call ``.eval()`` before you ask it for classes.
 
     Raises:
         WeightsError: the weights cannot be had, or are another network's.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -93,7 +93,7 @@ def _features(convolutions: tuple[int, ...], batch_norm: bool) -> Sequential:
     return Sequential(*layers)
 
 
-def _vgg(depth: int, weights: str | os.PathLike[str] | None, batch_norm: bool, classes: int) -> VGG:
+def _vgg(depth: int, weights: str | Path | None, batch_norm: bool, classes: int) -> VGG:
     build = partial(VGG, depth, batch_norm=batch_norm, classes=classes)
     if weights is None:
         return build()
@@ -103,7 +103,7 @@ def _vgg(depth: int, weights: str | os.PathLike[str] | None, batch_norm: bool, c
 
 
 def vgg16(
-    weights: str | os.PathLike[str] | None = None, *, batch_norm: bool = False, classes: int = 1000
+    weights: str | Path | None = None, *, batch_norm: bool = False, classes: int = 1000
 ) -> VGG:
     """VGG16: 13 convolutions of 3x3 and 3 dense layers, 138 357 544 parameters.
 
@@ -114,7 +114,7 @@ def vgg16(
         classes: number of logits.
 
     Returns:
-        The network, in training mode: call ``.eval()`` before you ask it for classes.
+        The network, in training mode; call ``.eval()`` before you ask it for classes.
 
     Raises:
         WeightsError: the weights cannot be had, or are another network's.
@@ -124,7 +124,7 @@ def vgg16(
 
 
 def vgg19(
-    weights: str | os.PathLike[str] | None = None, *, batch_norm: bool = False, classes: int = 1000
+    weights: str | Path | None = None, *, batch_norm: bool = False, classes: int = 1000
 ) -> VGG:
     """VGG19: 16 convolutions of 3x3 and 3 dense layers, 143 667 240 parameters.
 
@@ -135,7 +135,7 @@ def vgg19(
         classes: number of logits.
 
     Returns:
-        The network, in training mode: call ``.eval()`` before you ask it for classes.
+        The network, in training mode; call ``.eval()`` before you ask it for classes.
 
     Raises:
         WeightsError: the weights cannot be had, or are another network's.
