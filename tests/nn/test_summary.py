@@ -487,7 +487,8 @@ def test_html_has_the_cells_of_the_text():
         word for word in str(table).split() if set(word) != {"-"} or word == "-"
     ]
     odd = type("A<b>", (nn.ReLU,), {})
-    assert "A&lt;b&gt;" in summary(odd(), (2,))._repr_html_()
+    assert "(A&lt;b&gt;)" in summary(odd(), (2,))._repr_html_()
+    assert "A<b>" not in summary(odd(), (2,))._repr_html_()
 
 
 @pytest.mark.parametrize(
