@@ -111,7 +111,9 @@ def memory(channels: int, filters: int, size: int) -> dict[str, float]:
     g = torch.randn_like(y)
     with LiveBytes() as count:
         y.backward(g)
-    beyond["backward"] = count.peak - x.nbytes
+    parameters = layers["default"].parameters()
+    gradients = sum(leaf.grad.nbytes for leaf in (x, *parameters))
+    beyond["backward"] = count.peak - gradients
     beyond["whole im2col matrix"] = 9 * x.nbytes
     return {name: round(found / 2**20, 1) for name, found in beyond.items()}
 
