@@ -17,7 +17,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleave(contenders: dict[str, Callable[[], object]], rounds: int = 30) -> dict[str, float]:
-    """Median seconds of every contender; each round runs all of them, in turning order."""
+    """Median seconds of every contender."""
+    times = interleaved(contenders, rounds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """The seconds of every contender; each round runs all of them, in turning order."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         for _ in range(3):
@@ -30,7 +36,7 @@ def interleave(contenders: dict[str, Callable[[], object]], rounds: int = 30) ->
             contenders[name]()
             _wait()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def _wait() -> None:

@@ -30,6 +30,7 @@ from companion.nn.networks import (
     resnet32,
     resnet44,
     resnet56,
+    scene_classifier,
     vgg16,
     vgg19,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "resnet32",
     "resnet44",
     "resnet56",
+    "scene_classifier",
     "summary",
     "top",
     "vgg16",

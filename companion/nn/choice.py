@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 
 class _Choice(threading.local):
-    # A plain attribute of a thread-local object, not a ContextVar: torch.compile can trace it.
-    explicit = False
+    # Not a ContextVar, which torch.compile cannot trace; and an attribute of the object, which a
+    # compiled layer is guarded by, not one of the class.
+    def __init__(self) -> None:
+        self.explicit = False
 
 
 _choice = _Choice()

@@ -28,6 +28,7 @@ def test_every_image_has_its_place(count, columns, rows, across):
     images = torch.arange(count * 2 * 3.0).reshape(count, 2, 3)
     whole = tile(images, columns)
     assert whole.shape == (rows * 3 - 1, across * 4 - 1)
+    assert not tile(images.clone().requires_grad_(), columns).requires_grad
     for n, image in enumerate(images):
         top, left = n // across * 3, n % across * 4
         assert whole[top : top + 2, left : left + 3].equal(image)

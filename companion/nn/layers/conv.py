@@ -86,23 +86,24 @@ class Conv2d(torch.nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         # An input that fits pays for no check: what was refused is explained afterwards.
         try:
-            return self._convolve(input)
+            if is_explicit():
+                return self._by_the_book(input)
+            if self.padding == "same" and self.stride != (1, 1):
+                return self._same_with_a_stride(input)
+            return super().forward(input)
         except Exception:
             self._check_input(input)
             raise
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        if is_explicit():
-            padding = self.padding
-            if self.padding_mode != "zeros":
-                x, padding = self._padded(x), 0
-            return conv2d(
-                x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-            )
-        if self.padding == "same" and self.stride != (1, 1):
-            x = self._padded(x)
-            return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-        return super().forward(x)
+    def _by_the_book(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = self._padded(x), 0
+        return conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def _same_with_a_stride(self, x: Tensor) -> Tensor:
+        x = self._padded(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def _padded(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[-2:])

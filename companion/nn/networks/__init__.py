@@ -10,6 +10,7 @@ from torch import nn
 from companion.nn.networks.digits import digit_classifier
 from companion.nn.networks.efficientnet_lite import efficientnet_lite0
 from companion.nn.networks.resnet import resnet, resnet20, resnet32, resnet44, resnet56
+from companion.nn.networks.scenes import scene_classifier
 from companion.nn.networks.vgg import vgg16, vgg19
 
 #: Every network by its name; the value makes one with random weights when called without arguments.
@@ -24,6 +25,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": resnet56,
     "efficientnet_lite0": efficientnet_lite0,
     "digit_classifier": digit_classifier,
+    "scene_classifier": scene_classifier,
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "resnet32",
     "resnet44",
     "resnet56",
+    "scene_classifier",
     "vgg16",
     "vgg19",
 ]
