@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+Hook = Callable[[Any], Tensor]
+"""From a layer's output to what the model goes on with."""
 
 
 class Pass(NamedTuple):
@@ -24,45 +29,49 @@ class Pass(NamedTuple):
 
 
 def forward(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> Pass:
-    """Run ``model`` on ``images`` and keep the outputs of ``layers``.
+    """Run ``model`` on ``images`` and keep the outputs of ``layers``, within :func:`as_found`.
 
     Nothing below the first of the layers is recorded: it runs as under ``torch.no_grad()``, and
-    its output becomes the leaf at which the graph begins.  So frozen parameters, an outer
-    ``no_grad`` or ``inference_mode`` change nothing, and neither does an operation that later
-    overwrites the layer's output in place, because the model goes on with a copy.
+    its output becomes the leaf at which the graph begins; from there on gradients are enabled.
+    An operation that later overwrites the layer's output in place changes nothing, because the
+    model goes on with a copy.  (So the output is what the layer hands on, and not the tensor that
+    it was given, even if an in-place layer returns that.)
 
     Raises:
-        ValueError: A layer did not run, ran more than once, or its output is not a floating-point
-            tensor of shape ``(N, C, h, w)``.
+        ValueError: A layer did not run, ran more than once, or its output is not one
+            floating-point tensor of shape ``(N, C, h, w)``, or does not keep its values.
     """
     caught: dict[str, Tensor] = {}
+    versions: dict[str, int] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> Tensor:
-            _require_maps(name, output)
+    def keep(name: str) -> Hook:
+        def hook(output: Any) -> Tensor:
+            _require_maps(name, output, len(images))
             if name in caught:
                 raise ValueError(
                     f"layer {name!r} ran more than once in one forward pass, so it has no one "
                     "output to explain; choose the layer before or behind it, or give every use "
                     "a module of its own"
                 )
-            torch.set_grad_enabled(True)  # until `forward` below leaves its no_grad block
-            kept = output if output.requires_grad else output.detach().requires_grad_()
-            caught[name] = kept
-            return kept.clone()
+            torch.set_grad_enabled(True)  # until `as_found` is left
+            caught[name] = output if output.requires_grad else output.detach().requires_grad_()
+            versions[name] = output._version
+            return caught[name].clone()
 
         return hook
 
-    with ExitStack() as stack:
-        stack.enter_context(run_as_found(model))
-        for name, module in layers.items():
-            stack.callback(module.register_forward_hook(keep(name)).remove)
-        output = model(images.clone() if images.is_inference() else images)
+    with _hooks((module, keep(name)) for name, module in layers.items()):
+        output = model(images.clone())  # a model may standardise its input in place
     for name in layers:
         if name not in caught:
             raise ValueError(
                 f"layer {name!r} did not run in the forward pass; choose a layer that the model "
                 "calls (and not only its weights)"
+            )
+        if caught[name]._version != versions[name]:
+            raise ValueError(
+                f"layer {name!r} returns its own input, which the model overwrites afterwards, so "
+                "its output is lost; choose the layer before it"
             )
     return Pass(tuple(caught[name] for name in layers), output)
 
@@ -70,54 +79,99 @@ def forward(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -
 def forward_with(
     model: nn.Module, layer: nn.Module, images: Tensor, replaced: Tensor | None
 ) -> Any:
-    """What ``model`` returns, without a graph, when ``layer`` puts out ``replaced``, if given."""
-
-    def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-        return None if replaced is None else replaced.to(output)
-
-    with ExitStack() as stack:
-        stack.enter_context(run_as_found(model))
-        stack.callback(layer.register_forward_hook(hook).remove)
+    """What ``model`` returns when ``layer`` puts out ``replaced``, if given."""
+    if replaced is None:
+        return model(images)
+    with _hooks([(layer, replaced.to)]):
         return model(images)
 
 
 @contextmanager
-def run_as_found(model: nn.Module, *, graph: bool = False) -> Iterator[None]:
-    """Eagerly (a compiled graph has no hooks), leaving no trace in the model; without a graph."""
-    with (
-        torch.inference_mode(False),
-        torch.set_grad_enabled(graph),
-        torch.compiler.set_stance("force_eager"),
-        _buffers_as_found(model),
-    ):
+def as_found(model: nn.Module, *, graph: bool = False) -> Iterator[None]:
+    """Leave no trace in the model, whatever the caller's modes; at first without a graph.
+
+    Compiled models run eagerly, because a compiled graph calls no hooks.
+    """
+    with torch.inference_mode(False), torch.set_grad_enabled(graph), _eager, _own_buffers(model):
         yield
 
 
-def _require_maps(name: str, output: Any) -> None:
+_running: ContextVar[object] = ContextVar("running")
+
+
+@contextmanager
+def _hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Forward hooks of this pass alone: not of other threads', nor of one that begins within it."""
+    this = object()
+
+    def of_this_pass(hook: Hook) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        return lambda module, arguments, output: (
+            hook(output) if _running.get(None) is this else None
+        )
+
+    with ExitStack() as stack:
+        stack.callback(_running.reset, _running.set(this))
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(of_this_pass(hook)).remove)
+        yield
+
+
+def _require_maps(name: str, output: Any, count: int) -> None:
     if not isinstance(output, Tensor):
         raise ValueError(
             f"layer {name!r} returned {type(output).__name__}, expected one tensor of shape "
             "(N, C, h, w); choose a layer inside it"
         )
-    if output.ndim != 4 or not output.is_floating_point():
+    if output.ndim != 4 or len(output) != count or not output.is_floating_point():
         raise ValueError(
             f"layer {name!r} returned a {output.dtype} tensor of shape {tuple(output.shape)}, "
-            "expected feature maps of shape (N, C, h, w); choose a convolutional layer"
+            f"expected feature maps of shape ({count}, C, h, w); choose a convolutional layer"
         )
+    if output.is_inference():
+        raise ValueError(f"layer {name!r} runs in inference mode, which knows no gradient")
 
 
 @contextmanager
-def _buffers_as_found(model: nn.Module) -> Iterator[None]:
-    """In training mode batch norm moves its running statistics: an explanation must not."""
-    training = [module for module in model.modules() if module.training]
+def _own_buffers(model: nn.Module) -> Iterator[None]:
+    """In training mode batch norm moves its running statistics: here it moves copies of them."""
     kept = [
-        (buffer, buffer.detach().clone())
-        for module in training
-        for buffer in module.buffers(recurse=False)
+        (module, name, buffer)
+        for module in model.modules()
+        if module.training
+        for name, buffer in module._buffers.items()
+        if buffer is not None
     ]
     try:
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer.detach().clone()
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer
+
+
+class _Eager:
+    """``torch.compiler.set_stance("force_eager")``, which holds for all threads, for any of them.
+
+    The stance before is restored by the thread that leaves last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stance.__exit__(None, None, None)
+
+
+_eager = _Eager()

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> str:
     """
     from companion.data import read_image
     from companion.nn.networks import NETWORKS
-    from companion.nn.weights import WeightsError
+    from companion.nn.pretrained.weights import WeightsError
 
     try:
         image = read_image(options.image)
@@ -105,7 +105,7 @@ def _explain(model: Any, image: Any, output: Path, options: argparse.Namespace) 
     import torch
 
     from companion.cam import GradCAM
-    from companion.nn.imagenet import imagenet_classes, top
+    from companion.nn.pretrained.imagenet import imagenet_classes, top
 
     names = imagenet_classes()
     shown, x = model.preprocess.crop(image), model.preprocess(image)

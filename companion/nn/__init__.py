@@ -4,8 +4,8 @@ Every layer calls the same kernel as its namesake in ``torch.nn``, or, within :f
 algorithm that the book derives, with its derived backward pass.
 """
 
+from companion.nn import functional
 from companion.nn.choice import explicit, is_explicit
-from companion.nn.imagenet import Prediction, imagenet_classes, top
 from companion.nn.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -34,10 +34,19 @@ from companion.nn.networks import (
     vgg16,
     vgg19,
 )
-from companion.nn.preprocess import Preprocess
+from companion.nn.pretrained.imagenet import Prediction, imagenet_classes, top
+from companion.nn.pretrained.preprocess import Preprocess
+from companion.nn.pretrained.weights import WeightsError
+from companion.nn.sizes import (
+    multiply_adds,
+    output_shape,
+    output_size,
+    parameter_count,
+    receptive_field,
+    same_padding,
+)
 from companion.nn.summary import Summary, summary
 from companion.nn.train import History, accuracy, fit
-from companion.nn.weights import WeightsError
 
 __all__ = [
     "NETWORKS",
@@ -64,13 +73,20 @@ __all__ = [
     "efficientnet_lite0",
     "explicit",
     "fit",
+    "functional",
     "imagenet_classes",
     "is_explicit",
+    "multiply_adds",
+    "output_shape",
+    "output_size",
+    "parameter_count",
+    "receptive_field",
     "resnet",
     "resnet20",
     "resnet32",
     "resnet44",
     "resnet56",
+    "same_padding",
     "scene_classifier",
     "summary",
     "top",

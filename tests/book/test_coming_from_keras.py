@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from companion import nn
-from companion.nn.preprocess import IMAGENET
+from companion.nn.pretrained.preprocess import IMAGENET
 
 os.environ["KERAS_BACKEND"] = "torch"
 import keras

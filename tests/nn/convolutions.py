@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
-from companion.nn import by_blocks
+from companion.nn.functional import by_blocks
 
 F64 = torch.float64
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import nn
-from companion.nn.activation import relu, relu6
-from companion.nn.dropout import dropout
+from companion.nn.functional.activation import relu, relu6
+from companion.nn.functional.dropout import dropout
 
 PAIRS = [(nn.ReLU, torch.nn.ReLU), (nn.ReLU6, torch.nn.ReLU6)]
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from companion import nn
-from companion.nn.batch_norm import batch_norm
+from companion.nn.functional.batch_norm import batch_norm
 
 CASES = settings(max_examples=100, deadline=None)
 

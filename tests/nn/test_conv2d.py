@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion.nn import explicit
-from companion.nn.convolution import Convolution
+from companion.nn.functional.convolution import Convolution
 from companion.nn.layers.conv import Conv2d
 from tests.nn.convolutions import CLOSE, F64, pulled_back
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from benchmarks.live_bytes import LiveBytes
-from companion.nn import by_blocks, convolution
-from companion.nn.convolution import conv2d, conv2d_input, conv2d_weight
-from companion.nn.geometry import fit
-from companion.nn.patches import add_col2im, blocks, im2col
+from companion.nn.functional import by_blocks, convolution
+from companion.nn.functional.convolution import conv2d, conv2d_input, conv2d_weight
+from companion.nn.functional.geometry import fit
+from companion.nn.functional.patches import add_col2im, blocks, im2col
 from tests.nn.convolutions import CLOSE, F64, Case, blocks_of, cases, pulled_back
 
 #: One of everything: stride, uneven padding, dilation, groups, an even and an odd kernel.

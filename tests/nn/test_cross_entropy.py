@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import nn
-from companion.nn.cross_entropy import cross_entropy
+from companion.nn.functional.cross_entropy import cross_entropy
 
 CASES = settings(max_examples=200, deadline=None)
 

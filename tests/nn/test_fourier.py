@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion.nn.convolution import conv2d
-from companion.nn.fourier import fourier_conv2d
+from companion.nn.functional.convolution import conv2d
+from companion.nn.functional.fourier import fourier_conv2d
 from tests.nn.convolutions import CLOSE, F64, pulled_back
 
 

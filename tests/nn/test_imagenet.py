@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from companion.nn.imagenet import Prediction, imagenet_classes, top
+from companion.nn.pretrained.imagenet import Prediction, imagenet_classes, top
 
 
 def test_the_names_stand_in_the_order_of_the_logits():

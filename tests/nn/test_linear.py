@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import nn
-from companion.nn.linear import linear
+from companion.nn.functional.linear import linear
 
 widths = st.integers(0, 5)
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from companion.nn import explicit
-from companion.nn.imagenet import top
 from companion.nn.networks import NETWORKS, efficientnet_lite0, resnet, vgg16, vgg19
 from companion.nn.networks import efficientnet_lite as lite
 from companion.nn.networks.initial import he_normal
 from companion.nn.networks.resnet import ResidualBlock, Shortcut
 from companion.nn.networks.vgg import VGG
-from companion.nn.weights import WeightsError
+from companion.nn.pretrained.imagenet import top
+from companion.nn.pretrained.weights import WeightsError
 
 IMAGE = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
@@ -108,7 +108,7 @@ def test_vgg_asks_for_torchvisions_file(name, file, tmp_path, monkeypatch):
         raise OSError("no network in this test")
 
     monkeypatch.delenv("COMPANION_WEIGHTS", raising=False)
-    monkeypatch.setattr("companion.nn.weights.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr("companion.nn.pretrained.weights.cache_directory", lambda: tmp_path)
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(WeightsError, match="no network in this test"):
         NETWORKS[name]("imagenet")

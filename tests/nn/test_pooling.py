@@ -11,8 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from companion import nn
-from companion.nn.pooling import adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d, max_pool2d
-from companion.nn.pooling_windows import check_windows, dual
+from companion.nn.functional.pooling import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    global_avg_pool2d,
+    max_pool2d,
+)
+from companion.nn.functional.pooling_windows import check_windows, dual
 
 CASES = settings(max_examples=100, deadline=None)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from companion.nn.preprocess import EFFICIENTNET_LITE, IMAGENET, Preprocess
+from companion.nn.pretrained.preprocess import EFFICIENTNET_LITE, IMAGENET, Preprocess
 
 SMALL = Preprocess(16, 14, mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 2.0))
 

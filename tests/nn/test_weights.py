@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from companion.nn import weights as w
-from companion.nn.weights import (
+from companion.nn.pretrained import weights as w
+from companion.nn.pretrained.weights import (
     Download,
     Installed,
     WeightsError,

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion.nn.convolution import conv2d
-from companion.nn.winograd import (
+from companion.nn.functional.convolution import conv2d
+from companion.nn.functional.winograd import (
     INPUT_TRANSFORM,
     KERNEL_TRANSFORM,
     OUTPUT_TRANSFORM,

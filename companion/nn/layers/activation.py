@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from companion.nn.activation import relu, relu6
 from companion.nn.choice import is_explicit
+from companion.nn.functional.activation import relu, relu6
 
 
 class ReLU(torch.nn.ReLU):
-    """max(x, 0): :class:`torch.nn.ReLU`, explicitly :func:`~companion.nn.activation.relu`."""
+    """max(x, 0): :class:`torch.nn.ReLU`, explicitly :func:`~companion.nn.functional.relu`."""
 
     def forward(self, input: Tensor) -> Tensor:
         if is_explicit():
@@ -22,7 +22,7 @@ class ReLU(torch.nn.ReLU):
 
 class ReLU6(torch.nn.ReLU6):
     """min(max(x, 0), 6): :class:`torch.nn.ReLU6`, explicitly
-    :func:`~companion.nn.activation.relu6`."""
+    :func:`~companion.nn.functional.relu6`."""
 
     def forward(self, input: Tensor) -> Tensor:
         if is_explicit():

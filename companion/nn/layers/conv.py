@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from companion.nn.choice import is_explicit
-from companion.nn.convolution import conv2d
+from companion.nn.functional.convolution import conv2d
 from companion.nn.layers.checks import require_image
 from companion.nn.sizes import Pair, output_shape, paddings
 
 
 class Conv2d(torch.nn.Conv2d):
-    r"""Convolution: :class:`torch.nn.Conv2d`, explicitly :func:`companion.nn.conv2d`.
+    r"""Convolution: :class:`torch.nn.Conv2d`, explicitly :func:`companion.nn.functional.conv2d`.
 
     Shapes: (N, C, H, W) -> (N, F, H', W'), or without N; H' and W' are those of
     :func:`companion.nn.sizes.output_shape`.

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from companion.nn.choice import is_explicit
-from companion.nn.dropout import dropout
+from companion.nn.functional.dropout import dropout
 
 
 class Dropout(torch.nn.Dropout):
-    """Dropout: :class:`torch.nn.Dropout`, explicitly :func:`~companion.nn.dropout.dropout`.
+    """Dropout: :class:`torch.nn.Dropout`, explicitly :func:`~companion.nn.functional.dropout`.
 
     In evaluation mode it is the identity.
     """

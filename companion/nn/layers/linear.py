@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from companion.nn.choice import is_explicit
+from companion.nn.functional.linear import linear
 from companion.nn.layers.checks import require_features
-from companion.nn.linear import linear
 
 
 class Linear(torch.nn.Linear):
-    """y = x Wᵀ + b: :class:`torch.nn.Linear`, explicitly :func:`~companion.nn.linear.linear`.
+    """y = x Wᵀ + b: :class:`torch.nn.Linear`, explicitly :func:`~companion.nn.functional.linear`.
 
     Shapes: (..., in_features) -> (..., out_features).
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from companion.nn.choice import is_explicit
-from companion.nn.cross_entropy import check_options, cross_entropy
+from companion.nn.functional.cross_entropy import check_options, cross_entropy
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """Softmax cross-entropy: :class:`torch.nn.CrossEntropyLoss`, explicitly
-    :func:`~companion.nn.cross_entropy.cross_entropy`.
+    :func:`~companion.nn.functional.cross_entropy`.
 
     Shapes: logits (C,), (N, C) or (N, C, d1, ...); target either class indices (int64 or uint8) of
     that shape without C, or probabilities of that shape.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from companion.nn.batch_norm import batch_norm
 from companion.nn.choice import is_explicit
+from companion.nn.functional.batch_norm import batch_norm
 from companion.nn.layers.checks import require_image
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -14,7 +14,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 class BatchNorm2d(torch.nn.BatchNorm2d):
     """Batch normalisation: :class:`torch.nn.BatchNorm2d`, explicitly
-    :func:`~companion.nn.batch_norm.batch_norm`.
+    :func:`~companion.nn.functional.batch_norm`.
 
     Shapes: (N, C, H, W) -> (N, C, H, W).
 

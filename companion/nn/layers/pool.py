@@ -6,14 +6,19 @@ import torch
 from torch import Tensor
 
 from companion.nn.choice import is_explicit
+from companion.nn.functional.pooling import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    global_avg_pool2d,
+    max_pool2d,
+)
+from companion.nn.functional.pooling_windows import check_divisor, check_output_size, check_windows
 from companion.nn.layers.checks import require_image
-from companion.nn.pooling import adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d, max_pool2d
-from companion.nn.pooling_windows import check_divisor, check_output_size, check_windows
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
     """Maximum pooling: :class:`torch.nn.MaxPool2d`, explicitly
-    :func:`~companion.nn.pooling.max_pool2d`.
+    :func:`~companion.nn.functional.max_pool2d`.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), or without N.  With ``return_indices`` the positions
     of the maxima come along.
@@ -53,7 +58,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
 
 class AvgPool2d(torch.nn.AvgPool2d):
     """Average pooling: :class:`torch.nn.AvgPool2d`, explicitly
-    :func:`~companion.nn.pooling.avg_pool2d`.
+    :func:`~companion.nn.functional.avg_pool2d`.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), or without N.
 
@@ -92,7 +97,7 @@ class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
     """Average pooling to a given size: :class:`torch.nn.AdaptiveAvgPool2d`.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), or without N; (H', W') is ``output_size``.  Explicitly
-    it is :func:`~companion.nn.pooling.adaptive_avg_pool2d`.
+    it is :func:`~companion.nn.functional.adaptive_avg_pool2d`.
 
     Raises:
         TypeError: the input is not a floating-point tensor.

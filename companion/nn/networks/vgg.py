@@ -19,8 +19,8 @@ from companion.nn.layers import (
     Sequential,
 )
 from companion.nn.networks.initial import he_normal
-from companion.nn.preprocess import IMAGENET
-from companion.nn.weights import Download, pretrained, require_imagenet_classes
+from companion.nn.pretrained.preprocess import IMAGENET
+from companion.nn.pretrained.weights import Download, pretrained, require_imagenet_classes
 
 #: Channels of the five stages.  Each stage ends in a max-pooling that halves height and width.
 WIDTHS = (64, 128, 256, 512, 512)
@@ -109,7 +109,7 @@ def vgg16(
 
     Args:
         weights: None for random ones, ``"imagenet"`` for torchvision's (a file of 528 MB, see
-            :mod:`companion.nn.weights`), or the path of a file with a state_dict.
+            :mod:`companion.nn.pretrained.weights`), or the path of a file with a state_dict.
         batch_norm: whether each convolution is followed by batch normalisation.
         classes: number of logits.
 
@@ -130,7 +130,7 @@ def vgg19(
 
     Args:
         weights: None for random ones, ``"imagenet"`` for torchvision's (a file of 548 MB, see
-            :mod:`companion.nn.weights`), or the path of a file with a state_dict.
+            :mod:`companion.nn.pretrained.weights`), or the path of a file with a state_dict.
         batch_norm: whether each convolution is followed by batch normalisation.
         classes: number of logits.
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from companion.nn.geometry import Geometry
-from companion.nn.patches import Block, add_col2im, blocks, im2col
+from companion.nn.functional.geometry import Geometry
+from companion.nn.functional.patches import Block, add_col2im, blocks, im2col
 
 #: The bytes of the im2col matrix of a block.  On a CPU it should stay in the cache between the
 #: copy and the product, and have columns enough for an efficient product: from 1 MiB (few

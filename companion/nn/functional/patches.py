@@ -8,7 +8,7 @@ from itertools import product
 
 from torch import Tensor
 
-from companion.nn.geometry import Geometry
+from companion.nn.functional.geometry import Geometry
 from companion.nn.sizes import Pair
 
 #: Samples, rows and columns of an output: a part of it that is computed at once.

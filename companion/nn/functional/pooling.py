@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from companion.nn.pooling_windows import (
+from companion.nn.functional.pooling_windows import (
     Pair,
     adaptive,
     check_divisor,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from companion.nn.geometry import Padding, fit, require_operands
+from companion.nn.functional.geometry import Padding, fit, require_operands
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -48,7 +48,7 @@ def winograd_conv2d(
         x: Images, shape (N, C, H, W), or one image, shape (C, H, W).
         weight: Kernels, shape (F, C, 3, 3).
         bias: Shape (F,), or None.
-        padding: As in :func:`companion.nn.conv2d`.
+        padding: As in :func:`companion.nn.functional.conv2d`.
 
     Returns:
         Shape (N, F, H', W') or (F, H', W').

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fft import irfft2, rfft2
 
-from companion.nn.geometry import Padding, fit, require_operands
+from companion.nn.functional.geometry import Padding, fit, require_operands
 
 
 def fourier_conv2d(
@@ -33,7 +33,7 @@ def fourier_conv2d(
         x: Images, shape (N, C, H, W), or one image, shape (C, H, W).
         weight: Kernels, shape (F, C, K1, K2).
         bias: Shape (F,), or None.
-        padding: As in :func:`companion.nn.conv2d`.
+        padding: As in :func:`companion.nn.functional.conv2d`.
 
     Returns:
         Shape (N, F, H', W') or (F, H', W').

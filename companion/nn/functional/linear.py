@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.autograd import Function
 
-from companion.nn.autocast import autocast
+from companion.nn.functional.autocast import autocast
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

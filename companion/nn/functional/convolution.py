@@ -27,9 +27,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from companion.nn.autocast import autocast
-from companion.nn.by_blocks import convolve, input_gradient, weight_gradient
-from companion.nn.geometry import Geometry, Padding, fit, require_floating, require_operands
+from companion.nn.functional.autocast import autocast
+from companion.nn.functional.by_blocks import convolve, input_gradient, weight_gradient
+from companion.nn.functional.geometry import (
+    Geometry,
+    Padding,
+    fit,
+    require_floating,
+    require_operands,
+)
 from companion.nn.sizes import Pair
 
 

@@ -65,7 +65,7 @@ def fit(
         name: The name of the function, which opens the messages.
         input_size: (N, C, H, W).
         weight_size: (F, C/groups, K1, K2).
-        stride: As in :func:`companion.nn.conv2d`, like the remaining arguments.
+        stride: As in :func:`companion.nn.functional.conv2d`, like the remaining arguments.
 
     Raises:
         TypeError: A number is not an integer.

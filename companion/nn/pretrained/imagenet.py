@@ -20,7 +20,11 @@ def imagenet_classes() -> tuple[str, ...]:
         >>> imagenet_classes()[652]
         'military uniform'
     """
-    text = resources.files("companion.nn").joinpath("imagenet_classes.txt").read_text("utf-8")
+    text = (
+        resources.files("companion.nn.pretrained")
+        .joinpath("imagenet_classes.txt")
+        .read_text("utf-8")
+    )
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
 

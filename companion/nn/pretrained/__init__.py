@@ -1,0 +1,1 @@
+"""Trained weights: where they come from, what their network is given, and what it says."""
