@@ -21,11 +21,8 @@ from live_bytes import LiveBytes
 from measure import interleaved, store
 from torch import Tensor
 
-from companion.nn import explicit
-from companion.nn.functional.convolution import conv2d
-from companion.nn.functional.fourier import fourier_conv2d
-from companion.nn.functional.winograd import winograd_conv2d
-from companion.nn.layers.conv import Conv2d
+from companion.nn import Conv2d, explicit
+from companion.nn.functional import conv2d, fourier_conv2d, winograd_conv2d
 
 #: Channels in and out, and the height and width of the image.
 VGG = {

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from companion.cam.capture import forward, forward_with
+from companion.cam.capture import as_found, forward, forward_with
 from companion.cam.layers import Layer, find_layers
 from companion.cam.perturbation import ablation_cam, score_cam
 from companion.cam.record import CAM
 from companion.cam.rules import RULES, eigen_cam
-from companion.cam.targets import Asked, Targets, ask
+from companion.cam.targets import Asked, Targets, ask, require_names
 
 _PERTURBATIONS = {"score-cam": score_cam, "ablation-cam": ablation_cam}
 #: Every rule of :class:`GradCAM`.
@@ -31,7 +31,10 @@ class GradCAM:
     without a graph, no parameter's gradient is computed, and the model is left as it was found:
     no hook stays, ``training``, ``requires_grad``, ``.grad`` and the buffers are untouched.  It
     makes no difference whether parameters are frozen, whether the caller is in ``no_grad`` or
-    ``inference_mode``, or whether the model was compiled.
+    ``inference_mode``, or whether the model was compiled.  The model runs in its own mode: in
+    training mode dropout draws from the global random state, and the statistics of batch norm are
+    those of the images that run together (for ``"score-cam"`` and ``"ablation-cam"`` the changed
+    ones), so call ``model.eval()`` first unless that is what is to be explained.
 
     Args:
         model: Any module that maps images, shape ``(N, channels, H, W)``, to logits, shape
@@ -44,6 +47,7 @@ class GradCAM:
         names: The names of the classes, so that ``targets`` may be names.
 
     Raises:
+        TypeError: ``model`` is no module, or ``layer`` or ``names`` of the wrong type.
         ValueError: A layer or a rule that does not exist.
 
     Example:
@@ -75,9 +79,10 @@ class GradCAM:
             raise ValueError(
                 f"rule: expected one of {', '.join(map(repr, RULE_NAMES))}; got {rule!r}"
             )
+        require_model(model)
         self.model = model
         self.rule = rule
-        self.names = names
+        self.names = require_names(names)
         self._layers = find_layers(model, layer)
         self._several = layer is not None and not isinstance(layer, nn.Module | str)
 
@@ -97,7 +102,8 @@ class GradCAM:
                 of classes for each image; ``Top(k)``; a function of the model's output that
                 returns one score per image, shape ``(N,)``; by default the class with the largest
                 logit.
-            counterfactual: Explain :math:`-y^c`: what speaks against the class.
+            counterfactual: Explain :math:`-y^c`: what speaks against the class; for the rules
+                with a gradient.
 
         Returns:
             The record of the layer; a tuple of them if several layers were asked for.
@@ -105,23 +111,25 @@ class GradCAM:
         Raises:
             TypeError: ``images`` or ``targets`` is of the wrong type.
             ValueError: A class that does not exist, a layer that did not run exactly once or whose
-                output is not ``(N, C, h, w)``, or a score that does not depend on the layer.
+                output is not ``(N, C, h, w)``, a score that does not depend on the layer, values
+                that are not finite, or the counterfactual of a rule without a gradient.
         """
         require_images(images)
-        with torch.inference_mode(False), torch.enable_grad():
+        if counterfactual and self.rule not in RULES:
+            raise ValueError(f"counterfactual: {self.rule} has no gradient to turn round")
+        with as_found(self.model):
             seen = forward(self.model, self._layers, images)
-            count = len(seen.activations[0])
-            asked = ask(targets, seen.output, count, self.names)
-            rows = torch.arange(count, device=seen.activations[0].device)
+            asked = ask(targets, seen.output, len(images), self.names)
+            rows = torch.arange(len(images), device=seen.activations[0].device)
             scores = [asked.of(seen.output, rows, which) for which in range(asked.count)]
             gradients = self._gradients(scores, seen.activations, -1 if counterfactual else 1)
-        with torch.inference_mode(False), torch.no_grad():
-            records = tuple(
-                self._record(name, activation, gradients[k], scores, asked, images)
-                for k, (name, activation) in enumerate(
-                    zip(self._layers, seen.activations, strict=True)
+            with torch.no_grad():
+                records = tuple(
+                    self._record(name, activation, gradients[k], scores, asked, images)
+                    for k, (name, activation) in enumerate(
+                        zip(self._layers, seen.activations, strict=True)
+                    )
                 )
-            )
         return records if self._several else records[0]
 
     def _gradients(
@@ -129,8 +137,6 @@ class GradCAM:
     ) -> list[list[Tensor]]:
         """For every layer, the gradients of every score; none for rules that need none."""
         if self.rule not in RULES:
-            if sign < 0:
-                raise ValueError(f"counterfactual: {self.rule} has no gradient to turn round")
             return [[] for _ in activations]
         found: list[list[Tensor]] = [[] for _ in activations]
         for which, score in enumerate(scores):
@@ -152,6 +158,7 @@ class GradCAM:
         images: Tensor,
     ) -> CAM:
         maps = _single(activation.detach())
+        _require_finite(name, "output", maps)
         gradients = [_single(gradient) for gradient in gradients]
         values = [_single(score.detach()) for score in scores]
         weights = [
@@ -163,8 +170,10 @@ class GradCAM:
             return torch.stack(parts, dim=1) if asked.several else parts[0]
 
         classes = asked.classes if asked.several or asked.classes is None else asked.classes[:, 0]
+        explained = together([(weight * maps).sum(dim=1) for weight in weights])
+        _require_finite(name, "map", explained)
         return CAM(
-            map=together([(weight * maps).sum(dim=1) for weight in weights]),
+            map=explained,
             weights=together([_alpha(weight) for weight in weights]),
             activation=maps,
             gradient=together(gradients) if gradients else None,
@@ -206,9 +215,18 @@ def _gradient(
 
 def _raise_unconnected(name: str) -> None:
     raise ValueError(
-        f"the score does not depend on the output of layer {name!r} (or the model computes it "
-        "under no_grad, or detaches it); choose another layer or score"
+        f"the score does not depend on the output of layer {name!r}, or the model detaches it, "
+        "runs the layer under no_grad or in a reentrant checkpoint, or goes on with the layer's "
+        "input instead; choose another layer or score"
     )
+
+
+def _require_finite(name: str, what: str, values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            f"layer {name!r}: its {what} is infinite or not a number in some place; are the "
+            "images and the parameters finite, and do half-precision values overflow?"
+        )
 
 
 def _single(value: Tensor) -> Tensor:
@@ -218,6 +236,12 @@ def _single(value: Tensor) -> Tensor:
 
 def _alpha(weights: Tensor) -> Tensor:
     return weights[:, :, 0, 0] if weights.shape[2:] == (1, 1) else weights
+
+
+def require_model(model: Any) -> None:
+    """Raise unless ``model`` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
 
 
 def require_images(images: Any) -> None:

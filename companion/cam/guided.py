@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from companion.cam.capture import run_as_found
-from companion.cam.gradcam import GradCAM, require_images
+from companion.cam.capture import as_found
+from companion.cam.gradcam import GradCAM, require_images, require_model
 from companion.cam.layers import Layer
-from companion.cam.targets import Targets, ask
+from companion.cam.targets import Targets, ask, require_names
+from companion.nn.choice import is_explicit
 
 
 class _GuidedClamp(torch.autograd.Function):
@@ -31,29 +32,29 @@ class _GuidedClamp(torch.autograd.Function):
         return gradient.relu() * active, None
 
 
-def _relu(x: Tensor, inplace: bool = False) -> Tensor:
-    return _written(x, _GuidedClamp.apply(x, float("inf")), inplace)
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:
+    return _written(input, _GuidedClamp.apply(input, float("inf")), inplace)
 
 
-def _relu6(x: Tensor, inplace: bool = False) -> Tensor:
-    return _written(x, _GuidedClamp.apply(x, 6.0), inplace)
+def _relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    return _written(input, _GuidedClamp.apply(input, 6.0), inplace)
 
 
 def _hardtanh(
-    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Tensor:
     """The module ReLU6 calls this with 0 and 6; others of its kind are no ReLUs."""
     if min_val != 0:
-        return F.hardtanh(x, min_val, max_val, inplace)
-    return _written(x, _GuidedClamp.apply(x, max_val), inplace)
+        return F.hardtanh(input, min_val, max_val, inplace)
+    return _written(input, _GuidedClamp.apply(input, max_val), inplace)
 
 
-def _written(x: Tensor, y: Tensor, inplace: bool) -> Tensor:
-    return x.copy_(y) if inplace else y
+def _written(input: Tensor, output: Tensor, inplace: bool) -> Tensor:
+    return input.copy_(output) if inplace else output
 
 
-def _relu_(x: Tensor) -> Tensor:
-    return _relu(x, inplace=True)
+def _relu_(input: Tensor) -> Tensor:
+    return _relu(input, inplace=True)
 
 
 _INSTEAD: dict[Callable[..., Any], Callable[..., Tensor]] = {
@@ -95,13 +96,17 @@ def guided_backpropagation(
         Shape ``(N, channels, H, W)``.
 
     Raises:
-        ValueError: The score does not depend on the images, or there are several to an image.
+        ValueError: The score does not depend on the images, there are several to an image, or
+            the layers are to be explicit (:func:`companion.nn.explicit`).
     """
+    require_model(model)
     require_images(images)
-    with torch.inference_mode(False), torch.enable_grad(), run_as_found(model, graph=True):
+    names = require_names(names)
+    if is_explicit():
+        raise ValueError("the explicit layers' ReLUs cannot be guided; leave companion.nn.explicit")
+    with as_found(model, graph=True), _Guided():  # backward too: a checkpoint runs again there
         leaf = images.detach().clone().requires_grad_()
-        with _Guided():
-            output = model(leaf)
+        output = model(leaf.clone())  # whose first operation may be in place
         asked = ask(targets, output, len(images), names)
         if asked.several:
             raise ValueError("targets: guided backpropagation takes one class for each image")

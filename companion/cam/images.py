@@ -23,8 +23,13 @@ def normalise(maps: Tensor) -> Tensor:
 
     Returns:
         Values in [0, 1] for maps without negative values, else in [-1, 1]; same shape and dtype.
+
+    Raises:
+        ValueError: A value is infinite or not a number.
     """
     largest = maps.abs().amax(dim=(-2, -1), keepdim=True)
+    if not bool(largest.isfinite().all()):
+        raise ValueError("maps: a value is infinite or not a number")
     return maps / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
@@ -41,7 +46,9 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     large = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
-    return large.reshape(*maps.shape[:-2], *size)
+    # The weights add up to one but for rounding.
+    low, high = flat.amin(dim=(2, 3), keepdim=True), flat.amax(dim=(2, 3), keepdim=True)
+    return large.clamp(low, high).reshape(*maps.shape[:-2], *size)
 
 
 def superimpose(image: Tensor, colours: Tensor, opacity: float = 0.5) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from torch import nn
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Layer = nn.Module | str
 
@@ -27,20 +26,22 @@ def find_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> dict
     """
     if layer is None:
         return _last_convolution(model)
+    if not isinstance(layer, nn.Module | str | Iterable):
+        _raise_type(layer)
     asked = [layer] if isinstance(layer, nn.Module | str) else list(layer)
     if not asked:
         raise ValueError("layer: got an empty sequence; name at least one layer")
     found: dict[str, nn.Module] = {}
     for one in asked:
         name, module = _find(model, one)
-        if name in found:
+        if any(module is other for other in found.values()):
             raise ValueError(f"layer: {name!r} was given twice")
         found[name] = module
     return found
 
 
 def _find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(layer, str):
         if layer in modules:
             return layer, modules[layer]
@@ -49,7 +50,7 @@ def _find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
             f"{_candidates(model, layer)}"
         )
     if not isinstance(layer, nn.Module):
-        raise TypeError(f"layer: expected a module or its dotted name, got {type(layer).__name__}")
+        _raise_type(layer)
     for name, module in modules.items():
         if module is layer:
             return name, module
@@ -59,10 +60,12 @@ def _find(model: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     )
 
 
+def _raise_type(layer: Any) -> NoReturn:
+    raise TypeError(f"layer: expected a module or its dotted name, got {type(layer).__name__}")
+
+
 def _last_convolution(model: nn.Module) -> dict[str, nn.Module]:
-    convolutions = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    ]
+    convolutions = _convolutions(model)
     if not convolutions:
         raise ValueError(
             f"layer: {type(model).__name__} has no Conv2d to take by default; name the layer"
@@ -70,12 +73,16 @@ def _last_convolution(model: nn.Module) -> dict[str, nn.Module]:
     return dict(convolutions[-1:])
 
 
+def _convolutions(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    ]
+
+
 def _candidates(model: nn.Module, name: str) -> str:
     names = [other for other, _ in model.named_modules() if other]
     close = get_close_matches(name, names, n=5, cutoff=0.6)
     if close:
         return f"did you mean {', '.join(map(repr, close))}?"
-    convolutions = [
-        other for other, module in model.named_modules() if isinstance(module, _CONVOLUTIONS)
-    ]
-    return f"its convolutions are {', '.join(map(repr, convolutions)) or 'none'}"
+    convolutions = [repr(name) for name, _ in _convolutions(model)]
+    return f"its convolutions are {', '.join(convolutions) or 'none'}"

@@ -26,6 +26,8 @@ def colour(heatmap: Tensor, cmap: str = "inferno") -> Tensor:
     """
     import matplotlib
 
+    if cmap not in matplotlib.colormaps:
+        raise ValueError(f"cmap: Matplotlib has no colormap named {cmap!r}")
     values = heatmap.detach().float().cpu()
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(
@@ -59,7 +61,7 @@ def overlay(
             f"heatmap: its size {tuple(heatmap.shape[-2:])} is not the image's "
             f"{tuple(image.shape[-2:])}; companion.cam.upsample enlarges it"
         )
-    if image.shape[-3] not in (1, 3):
+    if image.ndim < 3 or image.shape[-3] not in (1, 3):
         raise ValueError(f"image: expected 1 or 3 channels, got shape {tuple(image.shape)}")
     picture = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     if not bool(((picture >= 0) & (picture <= 1)).all()):

@@ -33,10 +33,11 @@ def score_cam(activation: Tensor, images: Tensor, score: Tensor, again: Again) -
     Returns:
         Shape ``(N, C, 1, 1)``.
     """
-    masks = _stretched(upsample(activation, tuple(images.shape[-2:]))).to(images.dtype)
 
     def masked(image: Tensor, channel: Tensor) -> Tensor:
-        return again(images[image] * masks[image, channel][:, None], None, image)
+        maps = activation[image, channel][:, None]
+        masks = _stretched(upsample(maps, tuple(images.shape[-2:]))).to(images.dtype)
+        return again(images[image] * masks, None, image)
 
     scores = _for_each_channel(activation, masked)
     return scores.softmax(dim=1)[:, :, None, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 from companion.cam.images import normalise, upsample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CAM:
     """The class activation maps of one layer.
 

@@ -20,12 +20,15 @@ class Top:
     """The ``k`` classes with the largest scores, for each image its own.
 
     Raises:
+        TypeError: ``k`` is no integer.
         ValueError: ``k`` is not positive.
     """
 
     k: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or isinstance(self.k, bool):
+            raise TypeError(f"Top: expected a number of classes, got {self.k!r}")
         if self.k < 1:
             raise ValueError(f"Top: expected at least one class, got k = {self.k}")
 
@@ -96,12 +99,22 @@ def ask(targets: Targets, output: Any, count: int, names: Sequence[str] | None) 
     return _named(targets, logits, names)
 
 
+def require_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of the classes, in a tuple.
+
+    Raises:
+        TypeError: They are no sequence of strings.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError("names: expected a sequence of the classes' names, in the classes' order")
+    return tuple(names)
+
+
 def _named(targets: Any, logits: Tensor, names: Sequence[str] | None) -> Asked:
     count, classes = logits.shape
-    if isinstance(targets, Tensor):
-        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise TypeError(f"targets: expected class indices, got a {targets.dtype} tensor")
-        targets = targets.tolist()
+    targets = _plain(targets)
     if isinstance(targets, int | str):
         targets = [targets] * count
     if not isinstance(targets, Sequence):
@@ -113,6 +126,7 @@ def _named(targets: Any, logits: Tensor, names: Sequence[str] | None) -> Asked:
     if len(targets) != count:
         cure = f"; several classes of one image are {[list(targets)]!r}" if count == 1 else ""
         raise ValueError(f"targets: got {len(targets)} for {count} images{cure}")
+    targets = [_plain(one) for one in targets]
     several = any(isinstance(one, list | tuple) for one in targets)
     rows = [_row(one) if several else [one] for one in targets]
     if len({len(row) for row in rows}) > 1 or not rows[0]:
@@ -121,10 +135,15 @@ def _named(targets: Any, logits: Tensor, names: Sequence[str] | None) -> Asked:
     return Asked(torch.tensor(indices, device=logits.device), None, several)
 
 
+def _plain(targets: Any) -> Any:
+    """Tensors, and the arrays and numbers of NumPy, as lists and numbers of Python."""
+    return targets.tolist() if hasattr(targets, "tolist") else targets
+
+
 def _row(targets: Any) -> list:
     if not isinstance(targets, list | tuple):
         raise ValueError(f"targets: expected a list of classes for every image, got {targets!r}")
-    return list(targets)
+    return [_plain(one) for one in targets]
 
 
 def _index(target: Any, classes: int, names: Sequence[str] | None) -> int:
