@@ -55,6 +55,9 @@ def test_the_layers_are_listed_without_weights(photograph, capsys):
     ("options", "words"),
     [
         (["--class", "1000"], "class 1000 does not exist"),
+        (["--class", "-1"], "class -1 does not exist"),
+        (["--class", ""], "no class is named ''"),
+        (["--class", "²"], "no class is named '²'"),
         (["--class", "military unifrom"], "did you mean 'military uniform'"),
         (["--layer", "head.konv"], "did you mean 'head.conv'"),
         (["--layer", "classifier"], "expected feature maps"),
@@ -72,6 +75,41 @@ def test_mistakes(photograph, tmp_path, monkeypatch, capsys, options, words):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_folder_is_no_picture(photograph, tmp_path, capsys):
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert main(["gradcam", str(photograph), "--output", str(folder)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_picture_that_cannot_be_saved_leaves_the_old_one(
+    photograph, tmp_path, monkeypatch, capsys, error
+):
+    output = tmp_path / "old.png"
+    output.write_bytes(b"old")
+
+    def full(*arguments, **options):
+        raise error("no space left")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert main(["gradcam", str(photograph), "--output", str(output)]) == 2
+    assert "cannot be written: no space left" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [output]
+    assert output.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("size", [(8, 8), (2, 300)])
+def test_a_tiny_and_grey_photograph(tmp_path, capsys, size):
+    path = tmp_path / "grey.png"
+    Image.new("L", size, 90).save(path)
+    output = tmp_path / "map.png"
+    assert main(["gradcam", str(path), "--output", str(output), "--class", "906"]) == 0
+    assert output.exists()
+
+
 def test_the_photograph_is_not_written_over(photograph, tmp_path, capsys):
     copy = tmp_path / "photo.jpg"
     copy.write_bytes(photograph.read_bytes())
@@ -85,6 +123,7 @@ def test_the_photograph_is_not_written_over(photograph, tmp_path, capsys):
     [
         ("none.jpg", None, "none.jpg"),
         ("empty.jpg", b"", "is empty"),
+        (".", None, "Is a directory"),
         ("text.jpg", b"not an image at all", "no image that Pillow can read"),
     ],
 )

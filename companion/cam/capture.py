@@ -66,7 +66,7 @@ def forward(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -
         if name not in caught:
             raise ValueError(
                 f"layer {name!r} did not run in the forward pass; choose a layer that the model "
-                "calls (and not only its weights)"
+                "calls (and not only its weights; TorchScript calls none)"
             )
         if caught[name]._version != versions[name]:
             raise ValueError(

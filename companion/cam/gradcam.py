@@ -80,10 +80,10 @@ class GradCAM:
                 f"rule: expected one of {', '.join(map(repr, RULE_NAMES))}; got {rule!r}"
             )
         require_model(model)
-        self.model = model
+        self.model = getattr(model, "_orig_mod", model)  # what torch.compile was given
         self.rule = rule
         self.names = require_names(names)
-        self._layers = find_layers(model, layer)
+        self._layers = find_layers(self.model, layer)
         self._several = layer is not None and not isinstance(layer, nn.Module | str)
 
     @property
@@ -100,8 +100,9 @@ class GradCAM:
             images: What the model takes, shape ``(N, channels, H, W)``, floating point.
             targets: The class of every image (an index or a name), or one for each image; a list
                 of classes for each image; ``Top(k)``; a function of the model's output that
-                returns one score per image, shape ``(N,)``; by default the class with the largest
-                logit.
+                returns one score per image, shape ``(N,)`` (``"score-cam"`` and
+                ``"ablation-cam"`` call it for batches of other sizes, too); by default the class
+                with the largest logit.
             counterfactual: Explain :math:`-y^c`: what speaks against the class; for the rules
                 with a gradient.
 

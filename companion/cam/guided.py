@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,7 +77,11 @@ class _Guided(TorchFunctionMode):
 
 
 def guided_backpropagation(
-    model: nn.Module, images: Tensor, targets: Targets = None, *, names=None
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> Tensor:
     """The gradient of the score with respect to the image, through guided ReLUs.
 
@@ -96,17 +100,20 @@ def guided_backpropagation(
         Shape ``(N, channels, H, W)``.
 
     Raises:
-        ValueError: The score does not depend on the images, there are several to an image, or
-            the layers are to be explicit (:func:`companion.nn.explicit`).
+        TypeError: An argument is of the wrong type.
+        ValueError: The score does not depend on the images, there are several to an image, the
+            gradient is not finite, or the layers are to be explicit
+            (:func:`companion.nn.explicit`).
     """
     require_model(model)
     require_images(images)
     names = require_names(names)
     if is_explicit():
         raise ValueError("the explicit layers' ReLUs cannot be guided; leave companion.nn.explicit")
-    with as_found(model, graph=True), _Guided():  # backward too: a checkpoint runs again there
+    with as_found(model, graph=True):
         leaf = images.detach().clone().requires_grad_()
-        output = model(leaf.clone())  # whose first operation may be in place
+        with _Guided():
+            output = model(leaf.clone())  # whose first operation may be in place
         asked = ask(targets, output, len(images), names)
         if asked.several:
             raise ValueError("targets: guided backpropagation takes one class for each image")
@@ -114,6 +121,8 @@ def guided_backpropagation(
         if not score.requires_grad:
             raise ValueError("the score does not depend on the images")
         (gradient,) = torch.autograd.grad(score.sum(), leaf)
+    if not bool(gradient.isfinite().all()):
+        raise ValueError("the gradient is infinite or not a number; are images and parameters?")
     return gradient
 
 
@@ -123,7 +132,7 @@ def guided_grad_cam(
     targets: Targets = None,
     *,
     layer: Layer | None = None,
-    names=None,
+    names: Sequence[str] | None = None,
 ) -> Tensor:
     """Guided backpropagation, weighted by the Grad-CAM heatmap (Selvaraju et al., 2017, sec. 3.2).
 

@@ -28,7 +28,7 @@ class Top:
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or isinstance(self.k, bool):
-            raise TypeError(f"Top: expected a number of classes, got {self.k!r}")
+            raise TypeError(f"Top: expected a number of classes, got {type(self.k).__name__}")
         if self.k < 1:
             raise ValueError(f"Top: expected at least one class, got k = {self.k}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _explain(model: Any, image: Any, output: Path, options: argparse.Namespace) 
 
 def _target(text: str | None) -> int | str | None:
     """An index, if it is a number; else a name."""
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+    return int(text) if text is not None and re.fullmatch("-?[0-9]+", text) else text
 
 
 def _layers(name: str) -> str:
@@ -154,6 +155,8 @@ def _require_writable(output: Path, image: Path) -> None:
         raise Mistake(
             f"--output: {output} has no ending of a picture; choose one of {', '.join(formats)}"
         )
+    if output.is_dir():
+        raise Mistake(f"--output: {output} is a folder; give the picture a name in it")
     if not output.absolute().parent.is_dir():
         raise Mistake(f"--output: there is no folder {output.absolute().parent}")
     if output.exists() and output.samefile(image):
@@ -173,7 +176,7 @@ def _write(output: Path, image: Any, heatmap: Any, title: str) -> None:
                 part = Path(folder) / output.name
                 drawing.savefig(part, dpi=160)
                 os.replace(part, output)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # PGF needs a TeX, for example
             raise Mistake(f"--output: {output} cannot be written: {error}") from error
         finally:
             plt.close(drawing)

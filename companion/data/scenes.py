@@ -45,7 +45,7 @@ class Scenes:
 
     @property
     def targets(self) -> Tensor:
-        """(N, 10), float32: 1 for the two classes that are in the scene, 0 for the others."""
+        """Shape (N, 10), float32; 1 for the two classes that are in the scene, 0 for the others."""
         return torch.zeros(len(self.labels), CLASSES).scatter_(1, self.labels, 1.0)
 
 

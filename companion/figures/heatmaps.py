@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from torch import Tensor
 
 from companion.cam import overlay
@@ -22,8 +23,13 @@ def draw_image(axes: Any, image: Tensor, title: str = "") -> None:
     picture = image.detach().cpu()
     grey = picture.ndim == 2 or picture.shape[0] == 1
     if grey:
+        white = 255 if picture.dtype == torch.uint8 else 1  # else Matplotlib stretches the greys
         axes.imshow(
-            picture.reshape(picture.shape[-2:]).numpy(), cmap="gray", interpolation="nearest"
+            picture.reshape(picture.shape[-2:]).numpy(),
+            cmap="gray",
+            vmin=0,
+            vmax=white,
+            interpolation="nearest",
         )
     else:
         axes.imshow(picture.movedim(0, -1).numpy(), interpolation="nearest")

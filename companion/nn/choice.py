@@ -23,7 +23,8 @@ def explicit() -> Iterator[None]:
 
     Outside it they call the same kernels as ``torch.nn``.  Both give the same numbers up to
     rounding, forward and backward.  What counts is where the forward pass ran: its backward pass
-    may come after the block.  The choice is the thread's own, and blocks may be nested.
+    may come after the block, but not that of :func:`torch.utils.checkpoint.checkpoint`, which runs
+    forward passes again.  The choice is the thread's own, and blocks may be nested.
 
     Example:
         >>> import torch

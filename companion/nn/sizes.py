@@ -141,7 +141,8 @@ def output_shape(
         size: Height and width of the image.
         kernel: One number, or one for each axis; likewise ``stride`` and ``dilation``.
         stride: As in :func:`output_size`.
-        padding: As in :func:`paddings`; mind that a pair of numbers is ``(vertical, horizontal)``.
+        padding: As in :func:`output_size`, ``"valid"`` or ``"same"``; mind that a pair of numbers
+            is ``(vertical, horizontal)``.
         dilation: As in :func:`output_size`.
 
     Returns:
@@ -274,8 +275,9 @@ def receptive_field(windows: Iterable[Window | tuple]) -> ReceptiveField:
         r_l = r_{l-1} + (k_l - 1)\, d_l\, j_{l-1}, \qquad j_l = j_{l-1} s_l, \qquad
         r_0 = j_0 = 1
 
-    It is the support of the derivative of an output where no weight is zero, and contains it
-    in any case.
+    An output depends on no value outside of it.  For convolutions of one channel whose first and
+    last weights are not zero it is the smallest interval of which that is true; dilation may leave
+    holes within.
 
     Args:
         windows: A :class:`Window` for each layer, or a tuple ``(kernel, stride, dilation,

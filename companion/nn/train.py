@@ -103,6 +103,7 @@ def fit(
     logits = _logits(model, train[0][:1])
     _check_targets("train", train[1], logits)
     _check_targets("held_out", held_out[1], logits)
+    _check_last_batch(model, train[0], batch_size)
 
     loss = CrossEntropyLoss() if loss is None else loss
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -350,6 +351,26 @@ def _check_targets(name: str, targets: Tensor, logits: Tensor) -> None:
             f"{name} has labels from {lowest} to {highest}, and the model's {classes} logits are "
             f"for 0 to {classes - 1}"
         )
+
+
+def _check_last_batch(model: nn.Module, inputs: Tensor, batch_size: int) -> None:
+    """If the last batch of an epoch is of one sample, the model takes it in training mode.
+
+    Batch normalisation does not where a channel has one value for each sample.
+    """
+    if (len(inputs) % batch_size or batch_size) > 1:
+        return
+    device = _device(model)
+    buffers = {name: buffer for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad(), _modes_kept(model), _seeded(0, device):
+            torch.func.functional_call(model.train(), buffers, (inputs[:1].to(device),))
+    except ValueError as error:
+        raise ValueError(
+            f"with batch_size={batch_size} the last batch of {len(inputs)} samples has one sample, "
+            f"which the model does not take in training mode ({error}); give another batch_size, "
+            "or another number of samples"
+        ) from error
 
 
 def _check_weights(model: nn.Module, saved: dict[str, Any], file: Path) -> None:

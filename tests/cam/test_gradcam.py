@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from companion.cam import GradCAM, Top
+from companion.cam import RULE_NAMES, GradCAM, Top
+from companion.cam.rules import RULES
 from tests.cam.networks import images, small
 
 EXACT = {"rtol": 1e-12, "atol": 1e-15}
@@ -80,7 +82,25 @@ def test_a_compiled_model_is_explained():
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():
         compiled(x)  # from now on a graph without hooks is there
-    assert torch.equal(GradCAM(compiled, model[3])(x, 1).map, expected)
+    for layer in ("3", model[3]):
+        seen = GradCAM(compiled, layer)(x, 1)
+        assert torch.equal(seen.map, expected)
+        assert seen.layer == "3"
+
+
+def test_a_compiled_part_of_a_model_is_explained():
+    model, x = small(), images()
+    expected = GradCAM(model, "3")(x, 1).map
+    model[3] = torch.compile(model[3], backend="eager")
+    model[4].compile(backend="eager")
+    model(x)
+    assert torch.equal(GradCAM(model, "3")(x, 1).map, expected)
+    assert torch.equal(GradCAM(model, "4")(x, 1).activation, expected_activation(model, x))
+
+
+def expected_activation(model, x):
+    with torch.no_grad():
+        return model[:5](x)
 
 
 def test_channels_last_and_a_width_of_one():
@@ -178,6 +198,45 @@ def test_the_default_is_the_largest_logit_and_top_orders_them():
     assert torch.equal(GradCAM(model)(x, Top(3)).target, logits.topk(3).indices)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [1, 1, 1],
+        (1, 1, 1),
+        np.int64(1),
+        np.array([1, 1, 1]),
+        [np.int32(1)] * 3,
+        torch.tensor(1),
+        [torch.tensor(1)] * 3,
+        torch.ones(3, dtype=torch.int32),
+        torch.ones(3, dtype=torch.uint8),
+    ],
+    ids=repr,
+)
+def test_a_class_is_any_integer(targets):
+    assert GradCAM(small())(images(), targets).target.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "targets", [torch.tensor([[1, 2]] * 3), [torch.tensor([1, 2])] * 3, np.array([[1, 2]] * 3)]
+)
+def test_several_classes_may_come_in_a_tensor(targets):
+    assert GradCAM(small())(images(), targets).target.tolist() == [[1, 2]] * 3
+
+
+@pytest.mark.parametrize("k", [2.0, True, "3", None])
+def test_a_number_of_classes_is_an_integer(k):
+    with pytest.raises(TypeError, match="Top: expected a number of classes"):
+        Top(k)
+    with pytest.raises(ValueError, match="k = 0"):
+        Top(0)
+
+
+def test_as_many_names_as_classes():
+    with pytest.raises(ValueError, match="got 2 names, the model has 5 classes"):
+        GradCAM(small(), names=["ant", "bee"])(images(), "bee")
+
+
 def test_targets_by_name_and_by_function():
     model, x = small(), images()
     names = ["ant", "bee", "cat", "cat", "dog"]
@@ -205,8 +264,22 @@ def test_the_counterfactual_turns_the_map_of_a_linear_rule_round():
     torch.testing.assert_close(
         against.map, ((-layer(x, 1).gradient).relu() * against.activation).sum(1), **EXACT
     )
-    with pytest.raises(ValueError, match="no gradient to turn round"):
-        GradCAM(model, "3", rule="eigen-cam")(x, counterfactual=True)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_counterfactual_of_any_rule_is_the_map_of_the_negative_score(rule):
+    cam, x = GradCAM(small(), "4", rule=rule), images()
+    negative = cam(x, lambda y: -y[:, 1])
+    torch.testing.assert_close(cam(x, 1, counterfactual=True).map, negative.map, **EXACT)
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULE_NAMES) - set(RULES)))
+def test_a_rule_without_gradient_has_no_counterfactual(rule):
+    model, runs = small(), []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    with pytest.raises(ValueError, match=f"{rule} has no gradient to turn round"):
+        GradCAM(model, "3", rule=rule)(images(), counterfactual=True)
+    assert not runs
 
 
 def test_images_of_a_batch_do_not_mix():
@@ -216,6 +289,18 @@ def test_images_of_a_batch_do_not_mix():
         torch.testing.assert_close(
             together[n], GradCAM(model, "3")(x[n : n + 1], n + 1).map[0], rtol=1e-10, atol=1e-14
         )
+
+
+@pytest.mark.parametrize("cut", [lambda y: y[:2], lambda y: y[..., None], lambda y: y[0]])
+def test_logits_are_one_row_to_an_image(cut):
+    class Cut(nn.Sequential):
+        def forward(self, x):
+            return cut(super().forward(x))
+
+    with pytest.raises(ValueError, match=r"the model returned shape .* for 3 images"):
+        GradCAM(Cut(*small()), "3")(images())
+    with pytest.raises(ValueError, match=r"one floating-point score per image, shape \(3,\)"):
+        GradCAM(small(), "3")(images(), lambda y: y[:2, 0])
 
 
 class Odd(nn.Module):
@@ -263,14 +348,21 @@ def test_a_layer_or_a_score_that_cannot_be_explained(layer, targets, error, word
         ({"layer": nn.ReLU()}, ValueError, "is not a part of"),
         ({"layer": ["3", "3"]}, ValueError, "given twice"),
         ({"layer": []}, ValueError, "at least one"),
-        ({"layer": 3}, TypeError, "not iterable|dotted name"),
+        ({"layer": 3}, TypeError, "dotted name, got int"),
         ({"layer": [3]}, TypeError, "dotted name"),
         ({"rule": "gradcam"}, ValueError, "expected one of 'grad-cam'"),
+        ({"names": "abcde"}, TypeError, "names: expected a sequence"),
+        ({"names": {0: "ant", 1: "bee"}}, TypeError, "names: expected a sequence"),
     ],
 )
 def test_layers_and_rules_that_do_not_exist(arguments, error, words):
     with pytest.raises(error, match=words):
         GradCAM(small(), **arguments)
+
+
+def test_a_model_that_is_none():
+    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got function"):
+        GradCAM(images, "3")
 
 
 def test_a_model_without_convolutions():
@@ -288,8 +380,10 @@ def test_a_model_without_convolutions():
         ([[1], [2], [3, 4]], ValueError, "same number"),
         ([[], [], []], ValueError, "at least one"),
         (2.0, TypeError, "targets"),
-        (torch.tensor([0.5, 1, 2]), TypeError, "class indices"),
+        (torch.tensor([0.5, 1, 2]), TypeError, "class index or name, got 0.5"),
+        (np.array([0.5, 1, 2]), TypeError, "class index or name, got 0.5"),
         ([True, 1, 2], TypeError, "index or name"),
+        (torch.ones(3, dtype=torch.bool), TypeError, "index or name"),
         (Top(6), ValueError, "has 5 classes"),
     ],
 )
@@ -319,8 +413,20 @@ def test_images_that_are_none(x, error, words):
 
 def test_probabilities_are_warned_about():
     model = nn.Sequential(*small(), nn.Softmax(dim=1))
-    with pytest.warns(UserWarning, match="looks like probabilities"):
+    with pytest.warns(UserWarning, match="looks like probabilities") as caught:
         GradCAM(model, "3")(images())
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bias", [[1.0], [2.0, -1.0], [0.5, 0.25]])
+def test_logits_that_sum_to_one_by_chance_are_no_probabilities(bias):
+    model = small()
+    model[7] = nn.Linear(24, len(bias), dtype=torch.float64)
+    with torch.no_grad():
+        model[7].weight.mul_(1e-9)
+        model[7].bias.copy_(torch.tensor(bias))
+    assert GradCAM(model)(images()).target.tolist() == [0, 0, 0]
 
 
 def test_a_map_of_zeros_stays_a_map_of_zeros():

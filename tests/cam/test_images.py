@@ -50,6 +50,18 @@ def test_upsample_keeps_range_and_constants_and_relu_before_it_is_never_smaller(
     torch.testing.assert_close(upsample(constant, (H, W)), constant.new_full((1, H, W), 3.5))
 
 
+@given(st.integers(1, 9), st.integers(1, 230))
+def test_upsample_of_ones_is_ones_to_the_last_bit(h, H):
+    """A heatmap in [0, 1] must stay there, or it has no colour."""
+    assert torch.equal(upsample(torch.ones(1, h, h), (H, H)), torch.ones(1, H, H))
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), -float("inf")])
+def test_normalise_refuses_what_is_not_finite(bad):
+    with pytest.raises(ValueError, match="maps: a value is infinite or not a number"):
+        normalise(torch.tensor([[1.0, bad]]))
+
+
 def test_upsample_takes_any_leading_dimensions():
     raw = maps(6).reshape(2, 3, 4, 5)
     torch.testing.assert_close(upsample(raw, (9, 7))[1, 2], upsample(raw[1, 2], (9, 7)))
@@ -74,6 +86,11 @@ def test_colours_are_matplotlibs():
     np.testing.assert_allclose(found[:, 0].T.numpy(), expected, atol=1e-6)
 
 
+def test_a_colormap_that_does_not_exist():
+    with pytest.raises(ValueError, match="no colormap named 'rainbows'"):
+        colour(torch.rand(2, 2), "rainbows")
+
+
 @pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
 def test_colours_need_values_between_zero_and_one(bad):
     with pytest.raises(ValueError, match=r"heatmap: expected values in \[0, 1\]"):
@@ -93,6 +110,7 @@ def test_overlay_of_a_photograph_and_of_a_grey_image():
     ("image", "heatmap", "words"),
     [
         (torch.rand(3, 6, 8), torch.rand(7, 7), r"its size \(7, 7\) is not the image's \(6, 8\)"),
+        (torch.rand(6, 8), torch.rand(6, 8), "1 or 3 channels"),
         (torch.rand(4, 6, 8), torch.rand(6, 8), "1 or 3 channels"),
         (torch.randn(3, 6, 8) - 3, torch.rand(6, 8), "before it was standardised"),
     ],

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from companion.cam.metrics import (
     average_drop,
@@ -65,6 +66,14 @@ def test_energy_is_the_share_in_the_box():
     assert energy(heatmap, BOX).item() == 0.75
 
 
+def test_energy_in_half_precision_does_not_overflow():
+    bright = torch.full((1, 300, 300), 60000.0, dtype=torch.float16)
+    share = energy(bright, torch.tensor([[0, 0, 150, 300]]))
+    assert share.item() == pytest.approx(0.5, rel=1e-6)
+    assert share.dtype == torch.float32
+    assert energy(torch.ones(1, 4, 6, dtype=torch.uint8), BOX).item() == 6 / 24
+
+
 def test_a_uniform_heatmap_hits_at_chance():
     generator = torch.Generator().manual_seed(0)
     heatmaps = torch.rand(4000, 4, 6, generator=generator)
@@ -88,8 +97,10 @@ def test_intersection_over_union():
     ("heatmaps", "boxes", "words"),
     [
         (torch.zeros(4, 6), BOX, r"expected shape \(N, H, W\)"),
-        (torch.zeros(2, 4, 6), BOX, r"integers of shape \(2, 4\)"),
+        (torch.zeros(2, 4, 6), BOX, "got 1 for 2 heatmaps"),
         (torch.zeros(1, 4, 6), BOX.float(), "integers"),
+        (torch.zeros(1, 4, 6), BOX[0], r"integers of shape \(N, 4\)"),
+        (torch.full((1, 4, 6), math.inf), BOX, "no infinity"),
         (-torch.ones(1, 4, 6), BOX, "no negative values"),
         (torch.full((1, 4, 6), math.nan), BOX, "no NaN"),
     ],
@@ -120,7 +131,12 @@ def test_a_baseline_and_ties_in_reading_order():
     image = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     flat = torch.zeros(1, 2, 2)
     assert insertion(share, image, flat, steps=4).item() == pytest.approx(3.5 / 16)
-    grey = torch.full((1, 1, 1, 1), 0.5)
+    whole = torch.ones(1, 1, 2, 2)  # 0, 1, 2 and 4 of the pixels after 0, 1, 2 and 3 steps
+    assert insertion(share, whole, flat, steps=3).item() == pytest.approx(
+        (1 / 4 + 2 / 4 + 1 / 2) / 3
+    )
+    grey = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    assert deletion(share, image, flat, baseline=grey, steps=1).dtype == torch.float32
     assert deletion(share, image, flat, baseline=grey, steps=1).item() == pytest.approx(0.375)
     with pytest.raises(ValueError, match="steps"):
         deletion(share, image, flat, steps=0)
@@ -135,6 +151,37 @@ def test_average_drop():
     assert average_drop(lambda x: -share(x) + 1, images, heatmaps).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_a_probability_is_one_number_to_an_image():
+    """A model's own output would give one area to a class, without a word."""
+    images, heatmaps = torch.rand(3, 1, 2, 2), torch.rand(3, 2, 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
+    for metric in (deletion, insertion, average_drop):
+        with pytest.raises(ValueError, match="probability: expected one value for each of 3"):
+            metric(model, images, heatmaps)
+        area = metric(lambda x: model(x).softmax(1)[:, 3], images, heatmaps)
+        assert area.shape == (3,)
+        assert not area.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "words"),
+    [
+        (torch.rand(1, 2, 2), r"expected shape \(3, 2, 2\)"),
+        (torch.rand(3, 1, 2), r"expected shape \(3, 2, 2\)"),
+        (torch.full((3, 2, 2), math.nan), "no NaN"),
+    ],
+)
+def test_heatmaps_that_do_not_fit_the_images(heatmaps, words):
+    for metric in (deletion, insertion, average_drop):
+        with pytest.raises(ValueError, match=words):
+            metric(share, torch.rand(3, 1, 2, 2), heatmaps)
+
+
+def test_an_average_drop_needs_heatmaps_between_zero_and_one():
+    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+        average_drop(share, torch.rand(3, 1, 2, 2), torch.full((3, 2, 2), 1.5))
+
+
 def test_rank_correlation_is_scipys_with_ties():
     generator = torch.Generator().manual_seed(3)
     first = torch.randint(0, 6, (4, 5, 6), generator=generator).float()
@@ -147,6 +194,10 @@ def test_rank_correlation_is_scipys_with_ties():
     assert rank_correlation(first, torch.zeros_like(first)).isnan().all()
     with pytest.raises(ValueError, match="second: expected shape"):
         rank_correlation(first, second[:2])
+    with pytest.raises(ValueError, match=r"first: expected shape \(N, h, w\)"):
+        rank_correlation(first[0], second[0])
+    with pytest.raises(ValueError, match="no NaN"):
+        rank_correlation(first, second * math.nan)
 
 
 def test_the_cascade_draws_one_more_layer_each_time():
@@ -169,6 +220,26 @@ def test_the_cascade_draws_one_more_layer_each_time():
     assert torch.equal(again[0].weight, steps[2][1][0].weight)
     with pytest.raises(ValueError, match="no layer"):
         next(cascade(nn.ReLU()))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_cascade_refuses_weights_that_are_computed(bias):
+    """reset_parameters would draw a tensor that the next forward pass forgets."""
+    convolution = weight_norm(nn.Conv2d(1, 2, 3, bias=bias))
+    with pytest.raises(ValueError, match="layer '0' is parametrised"):
+        next(cascade(nn.Sequential(convolution, nn.Linear(2, 2))))
+
+
+def test_the_cascade_draws_every_layer_for_itself():
+    *_, (_, last) = cascade(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+    assert not torch.equal(last[0].weight, last[1].weight)
+
+
+def test_the_cascade_keeps_weights_tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    for _, copy in cascade(model):
+        assert copy[2].weight is copy[0].weight
 
 
 def test_the_completeness_defect():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from companion.cam import GradCAM, guided_backpropagation, guided_grad_cam
+import companion.nn
+from companion.cam import GradCAM, Top, guided_backpropagation, guided_grad_cam
 from companion.cam.rules import (
     RULES,
     eigen_cam,
@@ -124,6 +127,106 @@ def test_guided_backpropagation_leaves_the_model_alone_and_sees_functions():
     again = x.clone().requires_grad_()
     model(again)[:, 2].sum().backward()
     assert torch.equal(again.grad, plain.grad)
+
+
+def test_guided_functions_take_their_input_by_name_and_other_rectifiers_stay():
+    def named(x):
+        return torch.nn.functional.relu(input=torch.relu(input=x))
+
+    def clamped(x):
+        return torch.nn.functional.hardtanh(input=x, min_val=0.0, max_val=6.0)
+
+    def leaky(x):
+        return torch.nn.functional.hardtanh(torch.nn.functional.leaky_relu(x, 0.5))
+
+    def methods(x):
+        return x.relu().clone().relu_()
+
+    def six(x):
+        return torch.nn.functional.relu6(x)
+
+    x = torch.tensor([[[[0.5, -0.5, 0.5, 7.0]]]])
+    signs = torch.tensor([1.0, 1.0, -1.0, 1.0])
+    expected = {
+        named: [1.0, 0.0, 0.0, 1.0],
+        clamped: [1.0, 0.0, 0.0, 0.0],
+        leaky: [1.0, 0.5, -1.0, 0.0],
+        methods: [1.0, 0.0, 0.0, 1.0],
+        six: [1.0, 0.0, 0.0, 0.0],
+    }
+    for function, gradient in expected.items():
+        model = Apply(lambda x, function=function: (function(x) * signs).flatten(1))
+        score = guided_backpropagation(model, x, lambda y: y.sum(1))
+        assert score.flatten().tolist() == gradient, function.__name__
+
+
+class Apply(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_guided_backpropagation_of_a_model_that_begins_in_place():
+    model, x = small(), images()
+    kept = x.clone()
+    inplace = torch.nn.Sequential(torch.nn.ReLU(inplace=True), *model)
+    apart = torch.nn.Sequential(torch.nn.ReLU(), *model)
+    assert torch.equal(guided_backpropagation(inplace, x, 1), guided_backpropagation(apart, x, 1))
+    assert torch.equal(x, kept)
+
+
+def test_guided_backpropagation_refuses_what_it_cannot_guide():
+    model, x = small(), images()
+    with companion.nn.explicit(), pytest.raises(ValueError, match="cannot be guided"):
+        guided_backpropagation(model, x)
+    with pytest.raises(ValueError, match="one class for each image"):
+        guided_backpropagation(model, x, Top(2))
+    with pytest.raises(ValueError, match="does not depend on the images"):
+        guided_backpropagation(model, x, lambda y: y[:, 0].detach())
+    with pytest.raises(ValueError, match="gradient is infinite"):
+        guided_backpropagation(model, x, lambda y: y[:, 0] * float("inf"))
+    with pytest.raises(TypeError, match="model: expected"):
+        guided_backpropagation(images, x)
+
+
+def test_guided_backpropagation_leaves_buffers_and_gradients():
+    model, x = small().train(), images()
+    state = copy.deepcopy(model.state_dict())
+    guided_backpropagation(model, x, 1)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("rule", ["score-cam", "ablation-cam", "eigen-cam"])
+def test_rules_without_gradients_take_several_layers_and_classes(rule):
+    model, x = small(), images()
+    state = copy.deepcopy(model.state_dict())
+    classes = [[0, 1], [4, 2], [3, 3]]
+    for record in GradCAM(model, ["4", "0"], rule=rule)(x, classes):
+        for column in range(2):
+            one = GradCAM(model, record.layer, rule=rule)(x, [row[column] for row in classes])
+            torch.testing.assert_close(record.map[:, column], one.map, rtol=1e-9, atol=1e-13)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_score_cam_enlarges_no_more_masks_than_run_at_once(monkeypatch):
+    from companion.cam import perturbation
+
+    enlarged = []
+    upsample = perturbation.upsample
+    monkeypatch.setattr(perturbation, "_ROWS", 4)
+    monkeypatch.setattr(
+        perturbation,
+        "upsample",
+        lambda maps, size: enlarged.append(len(maps)) or upsample(maps, size),
+    )
+    GradCAM(small(), "3", rule="score-cam")(images(), 1)
+    assert max(enlarged) == 4
+    assert sum(enlarged) == 18
 
 
 def test_guided_relu6_stops_negative_gradients_and_saturated_units():

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -51,7 +52,7 @@ def arguments(draw) -> tuple[dict, tuple[int, ...]]:
     return given, draw(st.sampled_from([shape, (2, *shape)]))
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # theirs
 @by_each_algorithm
 @settings(max_examples=80, deadline=None)
 @given(case=arguments())
@@ -111,6 +112,18 @@ def test_same_with_a_stride_pads_in_every_mode(algorithm, mode: str) -> None:
     expected = torch.nn.functional.conv2d(padded, layer.weight, layer.bias, (2, 3))
     with algorithm():
         torch.testing.assert_close(layer(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(2, 1), ((3, 4), 1), (2, 3), ((1, 4), (2, 1))])
+def test_an_even_kernel_and_same_are_nothing_to_warn_of(kernel, dilation) -> None:
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else torch warns once, of the first layer of the process
+    try:
+        with warnings.catch_warnings(action="error"):
+            y = Conv2d(1, 1, kernel, padding="same", dilation=dilation)(torch.rand(1, 1, 9, 9))
+    finally:
+        torch.set_warn_always(before)
+    assert y.shape == (1, 1, 9, 9)
 
 
 def test_the_layer_of_the_article() -> None:

@@ -282,7 +282,7 @@ def test_long_rows_are_cut_too() -> None:
         ({"x": torch.ones(8, 8)}, ValueError, r"\(N, C, H, W\), got \(8, 8\)"),
         ({"x": torch.ones(1, 3, 2, 8)}, ValueError, "kernel of size 3 does not fit .* size 2"),
         ({"x": torch.ones(1, 3, 8, 8).int()}, TypeError, "x of floating point, got torch.int32"),
-        ({"x": torch.ones(1, 3, 8, 8).cfloat()}, TypeError, "floating point, got torch.complex64"),
+        ({"x": torch.ones(1, 3, 8, 8).cfloat()}, TypeError, "of real numbers, got torch.complex64"),
         ({"x": torch.ones(1, 3, 8, 8).double()}, TypeError, "float64 for x, torch.float32 for w"),
         ({"x": [[1.0]]}, TypeError, "x to be a torch.Tensor, got list"),
         ({"x": None}, TypeError, "x to be a torch.Tensor, got NoneType"),

@@ -95,6 +95,27 @@ def test_explicitly_none_of_torchs_kernels(case):
     assert not [kernel for kernel in ran if any(vendor in kernel for vendor in VENDORS)]
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_explicitly_no_complex_numbers(case):
+    ours, _, x = case
+    with nn.explicit():
+        if isinstance(ours, nn.Flatten):  # it moves no number
+            assert torch.equal(ours(x.cfloat()), ours(x).cfloat())
+            return
+        with pytest.raises(TypeError, match="complex64"):
+            ours.to(torch.cfloat)(x.cfloat())
+
+
+def test_the_loss_and_the_global_average_refuse_complex_numbers():
+    x, target = torch.ones(2, 3, 1, 1).cfloat(), torch.tensor([0, 2])
+    with nn.explicit(), pytest.raises(TypeError, match=r"of real numbers, got torch\.complex64"):
+        nn.GlobalAvgPool2d()(x)
+    with pytest.raises(TypeError, match=r"of real numbers, got torch\.complex64"):
+        nn.functional.cross_entropy(x[..., 0, 0], target)
+    with nn.explicit(), pytest.raises(TypeError, match=r"logits, got torch\.complex64"):
+        nn.CrossEntropyLoss()(x[..., 0, 0], target)
+
+
 def test_the_loss_runs_torchs_kernels_or_none_of_them():
     arguments = torch.randn(2, 5), torch.tensor([1, 4])
     assert kernels(nn.CrossEntropyLoss(), *arguments) == kernels(

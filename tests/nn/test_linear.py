@@ -35,11 +35,10 @@ def test_outputs_and_gradients(batch, features, outputs, bias):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_derivatives_of_any_order_in_any_mode(dtype, bias):
+def test_derivatives_of_any_order_in_any_mode(bias):
     torch.manual_seed(0)
     shapes = [(2, 3), (4, 3), (4,)][: 3 if bias else 2]
-    inputs = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     torch.autograd.gradcheck(linear, inputs, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(
         linear, inputs, check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True

@@ -504,6 +504,35 @@ def test_models_that_cannot_be_trained_are_refused() -> None:
         train(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)))
 
 
+@pytest.mark.parametrize("batch_size", [89, 1])
+def test_a_batch_of_one_is_refused_before_the_training_if_the_model_takes_none(
+    batch_size: int,
+) -> None:
+    model, untouched = network(), network()
+    state = torch.get_rng_state()
+    with pytest.raises(
+        ValueError, match=rf"batch_size={batch_size} .* has one sample.* training mode"
+    ):
+        train(model, batch_size=batch_size)
+    assert same(model, untouched)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_batch_of_one_is_welcome_where_nothing_is_normalised() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.1))
+    assert len(train(model, batch_size=89, epochs=1).loss) == 1
+
+
+def test_looking_whether_a_batch_of_one_is_taken_changes_nothing() -> None:
+    """One image is enough for these statistics, and when the first loss is asked for they have
+    moved once."""
+    images = torch.rand(9, 1, 2, 2), torch.arange(9) % 3
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(Interrupted):
+        fit(model, images, images, epochs=1, batch_size=2, loss=until(0))
+    assert model[0].num_batches_tracked == 1
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu(tmp_path: Path) -> None:

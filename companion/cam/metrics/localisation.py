@@ -1,8 +1,9 @@
 """Does a heatmap point at the object?  Measured against its box.
 
-A heatmap has shape ``(N, H, W)`` and no negative values.  A box is four integers ``(left, top,
-right, bottom)``, half-open: ``image[..., top:bottom, left:right]`` is what it holds.  Every
-function returns one value to an image, so that means, intervals and tests are the caller's.
+A heatmap has shape ``(N, H, W)`` and no negative, infinite or undefined values.  A box is four
+integers ``(left, top, right, bottom)``, half-open: ``image[..., top:bottom, left:right]`` is what
+it holds.  Every function returns one value to an image, so that means, intervals and tests are the
+caller's.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         Boolean, shape ``(N, *size)``.
 
     Raises:
-        ValueError: A box that is empty or leaves the image.
+        ValueError: A box that is empty or leaves the image, or ``boxes`` is not of that shape.
     """
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point():
+        raise ValueError(
+            f"boxes: expected integers of shape (N, 4), got {boxes.dtype} of shape "
+            f"{tuple(boxes.shape)}"
+        )
     height, width = size
     left, top, right, bottom = boxes.unbind(-1)
     fits = (top >= 0) & (top < bottom) & (bottom <= height)
@@ -59,12 +65,13 @@ def energy(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     r"""The share of the heatmap within the box (the energy-based pointing game of Score-CAM).
 
     :math:`\sum_{B} L / \sum L`, and 0 for a heatmap of zeros.  With another object's box it is
-    what leaks there.
+    what leaks there.  A uniform heatmap has ``area(box) / (H W)``.
 
     Returns:
-        Values in [0, 1], shape ``(N,)``.
+        Values in [0, 1], shape ``(N,)``; float64 for such heatmaps, else float32.
     """
     masks, maps = _pair(heatmaps, boxes)
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))  # half would overflow
     total = maps.sum(dim=(1, 2))
     share = (maps * masks).sum(dim=(1, 2)) / torch.where(total > 0, total, torch.ones_like(total))
     return torch.where(total > 0, share, torch.zeros_like(share))
@@ -95,11 +102,9 @@ def intersection_over_union(heatmaps: Tensor, boxes: Tensor, threshold: float = 
 def _pair(heatmaps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     if heatmaps.ndim != 3:
         raise ValueError(f"heatmaps: expected shape (N, H, W), got {tuple(heatmaps.shape)}")
-    if boxes.shape != (len(heatmaps), 4) or boxes.is_floating_point():
-        raise ValueError(
-            f"boxes: expected integers of shape ({len(heatmaps)}, 4), got {boxes.dtype} of shape "
-            f"{tuple(boxes.shape)}"
-        )
-    if not bool((heatmaps >= 0).all()):
-        raise ValueError("heatmaps: expected no negative values and no NaN; take the ReLU first")
-    return inside(boxes, tuple(heatmaps.shape[-2:])), heatmaps
+    masks = inside(boxes, tuple(heatmaps.shape[-2:]))
+    if len(boxes) != len(heatmaps):
+        raise ValueError(f"boxes: got {len(boxes)} for {len(heatmaps)} heatmaps")
+    if not bool(((heatmaps >= 0) & heatmaps.isfinite()).all()):
+        raise ValueError("heatmaps: expected no negative values, no infinity and no NaN")
+    return masks, heatmaps

@@ -1,7 +1,8 @@
 """The algorithms that the book derives, as functions: forward passes with their backward passes.
 
 The names and arguments are those of ``torch.nn.functional``, as far as they have a namesake there.
-The layers of :mod:`companion.nn` run these within :func:`companion.nn.explicit`.
+The layers of :mod:`companion.nn` run these within :func:`companion.nn.explicit`.  All are for real
+numbers, and raise a TypeError for complex ones.
 """
 
 from companion.nn.functional.activation import relu, relu6

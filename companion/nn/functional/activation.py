@@ -5,15 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 from torch.autograd import Function
 
+from companion.nn.functional.real import require_real
+
 
 def relu(x: Tensor) -> Tensor:
     r"""max(x, 0); the gradient passes where x > 0: at 0 it is 0, as in PyTorch."""
-    return _Clip.apply(x, None)
+    return _clip("relu", x, None)
 
 
 def relu6(x: Tensor) -> Tensor:
     r"""min(max(x, 0), 6); the gradient passes where 0 < x < 6."""
-    return _Clip.apply(x, 6)
+    return _clip("relu6", x, 6)
+
+
+def _clip(name: str, x: Tensor, top: float | None) -> Tensor:
+    require_real(name, x=x)
+    return _Clip.apply(x, top)
 
 
 class _Clip(Function):

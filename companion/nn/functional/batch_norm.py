@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from companion.nn.functional.real import require_real
+
 
 def batch_norm(
     x: Tensor,
@@ -53,6 +55,7 @@ def batch_norm(
         >>> print(f"mean {x_hat.mean():.3f}, variance {x_hat.var(unbiased=False):.3f}")
         mean 0.000, variance 1.000
     """
+    require_real("batch_norm", x=x, weight=weight, bias=bias)
     values = math.prod([x.shape[axis] for axis in _axes(x)])
     if training and values == 1:
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from companion.nn.functional.autocast import is_autocast
 from companion.nn.functional.geometry import Geometry
 from companion.nn.functional.patches import Block, add_col2im, blocks, im2col
 
@@ -23,10 +24,9 @@ def _as_given(algorithm: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(algorithm)
     def run(first: Tensor, *args) -> Tensor:
-        device = first.device.type
-        if not torch.amp.is_autocast_available(device):
+        if not is_autocast(first.device):
             return algorithm(first, *args)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(first.device.type, enabled=False):
             return algorithm(first, *args)
 
     return run

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from companion.nn.functional.autocast import is_autocast
+from companion.nn.functional.real import require_real
+
 _REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -51,6 +54,7 @@ def cross_entropy(
         >>> logits.grad.tolist()
         [[0.25, 0.25, -0.75, 0.25]]
     """
+    require_real("cross_entropy", logits=logits, target=target, weight=weight)
     axis = 1 if logits.dim() > 1 else 0
     check_options(
         "cross_entropy",
@@ -80,9 +84,7 @@ def cross_entropy(
     loss = loss.masked_fill(ignored, 0)
     if reduction != "none":
         loss = loss.sum() / (counts.sum() if reduction == "mean" else 1)
-    device = logits.device.type
-    keep = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return loss if keep else loss.to(dtype)
+    return loss if is_autocast(logits.device) else loss.to(dtype)
 
 
 def check_options(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from companion.nn.functional.real import require_real
+
 
 def dropout(x: Tensor, p: float = 0.5) -> Tensor:
     r"""y = x ⊙ m, where m is 0 with probability p and else 1 / (1 - p), so that E[y] = x.
@@ -20,6 +22,7 @@ def dropout(x: Tensor, p: float = 0.5) -> Tensor:
     Returns:
         y, of x's shape and dtype.
     """
+    require_real("dropout", x=x)
     kept = torch.empty_like(x).bernoulli_(1 - p)
     return _Mask.apply(x, kept / (1 - p) if p < 1 else kept)
 

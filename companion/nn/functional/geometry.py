@@ -9,6 +9,7 @@ from itertools import product
 
 from torch import Tensor
 
+from companion.nn.functional.real import require_real
 from companion.nn.sizes import Pair, output_shape, paddings, parameter_count
 
 Padding = int | Pair | tuple[Pair, Pair] | str
@@ -120,6 +121,7 @@ def require_floating(name: str, **tensors: Tensor) -> None:
             raise TypeError(
                 f"{name}: expected {argument} to be a torch.Tensor, got {type(tensor).__name__}"
             )
+        require_real(name, **{argument: tensor})
         if not tensor.is_floating_point():
             raise TypeError(
                 f"{name}: expected {argument} of floating point, got {tensor.dtype}; "

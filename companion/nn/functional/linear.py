@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from companion.nn.functional.autocast import autocast
+from companion.nn.functional.real import require_real
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,6 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         y, (..., M); under autocast of autocast's dtype.
     """
+    require_real("linear", x=x, weight=weight, bias=bias)
     x, weight, bias = autocast(x, weight, bias)
     *batch, features = x.shape
     rows = x.reshape(math.prod(batch), features)
@@ -34,8 +36,7 @@ class _Linear(Function):
 
     .. math:: \bar X = G W, \qquad \bar W = G^{\mathsf T} X, \qquad \bar b_m = \sum_r G_{rm},
 
-    and both products are again of this form: A Bᵀ with B = Wᵀ, and with A = Gᵀ, B = Xᵀ.  (For
-    complex numbers autograd wants W and X conjugated, which ``mH`` does and real numbers ignore.)
+    and both products are again of this form: A Bᵀ with B = Wᵀ, and with A = Gᵀ, B = Xᵀ.
     """
 
     generate_vmap_rule = True
@@ -55,8 +56,8 @@ class _Linear(Function):
     def backward(ctx, G):
         X, W = ctx.saved_tensors
         return (
-            _Linear.apply(G, W.mH, None) if ctx.needs_input_grad[0] else None,
-            _Linear.apply(G.mT, X.mH, None) if ctx.needs_input_grad[1] else None,
+            _Linear.apply(G, W.mT, None) if ctx.needs_input_grad[0] else None,
+            _Linear.apply(G.mT, X.mT, None) if ctx.needs_input_grad[1] else None,
             G.sum(0) if ctx.needs_input_grad[2] else None,
         )
 

@@ -24,6 +24,7 @@ from companion.nn.functional.pooling_windows import (
     tiled,
     window_count,
 )
+from companion.nn.functional.real import require_real
 
 
 def max_pool2d(
@@ -62,6 +63,7 @@ def max_pool2d(
         >>> maxima.tolist(), positions.tolist()
         ([[2.0, 3.0]], [[1, 6]])
     """
+    require_real("max_pool2d", x=x)
     stride = kernel_size if stride is None else stride
     check_windows("max_pool2d", x.shape[-2:], kernel_size, stride, padding, dilation, ceil_mode)
     geometry = tuple(map(pair, (kernel_size, stride, padding, dilation)))
@@ -229,6 +231,7 @@ def avg_pool2d(
     Raises:
         ValueError: the windows do not fit the image, or ``divisor_override`` is 0.
     """
+    require_real("avg_pool2d", x=x)
     stride = kernel_size if stride is None else stride
     check_windows("avg_pool2d", x.shape[-2:], kernel_size, stride, padding, 1, ceil_mode)
     check_divisor("avg_pool2d", divisor_override)
@@ -261,6 +264,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Pair | tuple[int | None, int | N
         >>> adaptive_avg_pool2d(torch.tensor([[1.0, 2.0, 4.0]]), (1, 2)).tolist()
         [[1.5, 3.0]]
     """
+    require_real("adaptive_avg_pool2d", x=x)
     check_output_size("adaptive_avg_pool2d", output_size)
     windows = [
         adaptive(n, n if count is None else count)

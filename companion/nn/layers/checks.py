@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from companion.nn.functional.autocast import is_autocast
+
 
 def require_image(
     layer: nn.Module,
@@ -76,17 +78,11 @@ def _inspect_type(
         raise TypeError(
             f"{layer}: expected a floating-point {noun}, got {x.dtype}; convert it: {cure}"
         )
-    if dtype not in (None, x.dtype) and not _autocasts(x):
+    if dtype not in (None, x.dtype) and not is_autocast(x.device):
         raise TypeError(
             f"{layer}: expected {noun} and weight of one dtype, got {x.dtype} and {dtype}; "
             f"convert the input, x.to({dtype}), or the layer, layer.to({x.dtype})"
         )
-
-
-def _autocasts(x: Tensor) -> bool:
-    """Whether input and weight are cast anyway, so that their dtypes may differ."""
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _inspect_image(layer: nn.Module, x: Tensor, channels: int | None, batched: bool) -> None:

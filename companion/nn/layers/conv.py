@@ -88,8 +88,8 @@ class Conv2d(torch.nn.Conv2d):
         try:
             if is_explicit():
                 return self._by_the_book(input)
-            if self.padding == "same" and self.stride != (1, 1):
-                return self._same_with_a_stride(input)
+            if self.padding == "same" and not self._is_same_in_torch():
+                return self._same(input)
             return super().forward(input)
         except Exception:
             self._check_input(input)
@@ -101,7 +101,13 @@ class Conv2d(torch.nn.Conv2d):
             x, padding = self._padded(x), 0
         return conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
-    def _same_with_a_stride(self, x: Tensor) -> Tensor:
+    def _is_same_in_torch(self) -> bool:
+        """Whether torch pads by "same" without ado: it refuses a stride, and warns of the copy that
+        it takes to put more zeros after the image than before."""
+        spans = zip(self.kernel_size, self.dilation, strict=True)
+        return self.stride == (1, 1) and all(d * (k - 1) % 2 == 0 for k, d in spans)
+
+    def _same(self, x: Tensor) -> Tensor:
         x = self._padded(x)
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 

@@ -106,8 +106,8 @@ def resnet(depth: int, channels: int = 3, classes: int = 10) -> ResNet:
 
     Three stages of n = (depth - 2) / 6 blocks with 16, 32 and 64 channels, on maps of the image's
     size, a half and a quarter of it (rounded up), then global average pooling and one dense layer.
-    The shortcuts are option A of the paper (:class:`Shortcut`).  ResNet-20 has 269 722 parameters
-    for three channels and ten classes.
+    The shortcuts are option A of the paper.  ResNet-20 has 269 722 parameters for three channels
+    and ten classes.
 
     Source: He, Zhang, Ren, Sun, *Deep residual learning for image recognition*, CVPR 2016,
     section 4.2.
