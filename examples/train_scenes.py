@@ -45,6 +45,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = options.output.absolute().parent
+    if not folder.is_dir():  # said now, and not when all is done
+        raise SystemExit(f"train_scenes.py: there is no folder {folder}")
     try:
         train_digits, other_digits = digits().split()
         train = scenes(options.scenes, options.seed, train_digits)

@@ -26,12 +26,12 @@ def grad_cam_plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
 
     :math:`w_k = \sum_{ij} a_{kij}\, \mathrm{relu}(g_{kij})` with
     :math:`a_{kij} = g_{kij}^2 / (2 g_{kij}^2 + g_{kij}^3 \sum_{ab} A_{kab})`, which holds for a
-    class score that is the exponential of :math:`y^c`.
+    class score that is the exponential of :math:`y^c`, whose value, a factor of all the weights of
+    an image, is left out.
     """
     # Divided through by g^2: the same quotient, which does not underflow for small gradients.
     total = activation.sum(dim=(2, 3), keepdim=True)
     share = _quotient(torch.ones_like(gradient), 2 + gradient * total)
-    share = torch.where(gradient == 0, torch.zeros_like(share), share)
     return (share * gradient.relu()).sum(dim=(2, 3), keepdim=True)
 
 

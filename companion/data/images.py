@@ -38,6 +38,8 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         raise ValueError(f"{path} is empty (0 bytes): was it copied or downloaded completely?")
     try:
         image = Image.open(BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has more pixels than Pillow reads: {error}") from error
     except Exception as error:
         raise ValueError(
             f"{path} is no image that Pillow can read; it begins with {content[:8]!r}"

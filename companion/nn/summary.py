@@ -219,6 +219,8 @@ def _shapes(model: Module, shape: tuple[int, ...], calls: list[Call]) -> list[tu
         others = trace(model, (2, *shape))
     except ValueError:  # a network for batches of one
         others = calls
+    if _structure(others) != _structure(calls):  # one that takes its samples one by one
+        others = calls
     return [
         tuple(
             tuple(n if n == m else None for n, m in zip(one, two, strict=True))
@@ -226,6 +228,11 @@ def _shapes(model: Module, shape: tuple[int, ...], calls: list[Call]) -> list[tu
         )
         for call, other in zip(calls, others, strict=True)
     ]
+
+
+def _structure(calls: list[Call]) -> list[tuple[Module, list[int]]]:
+    """Which module was called when, and the ranks of what it returned."""
+    return [(call.module, list(map(len, call.shapes))) for call in calls]
 
 
 def _rows(model: Module, calls: list[Call], shapes: list[tuple[Shape, ...]]) -> list[Row]:

@@ -36,6 +36,7 @@ class Call:
     fields: Fields | None
 
 
+@torch.inference_mode(False)  # which keeps no versions of tensors
 def trace(model: Module, shape: tuple[int, ...]) -> list[Call]:
     """Run a network on an input of the shape, and note each call of a module.
 
@@ -172,10 +173,11 @@ class _Trace:
     def _failure(self, model: Module, shape: tuple[int, ...], error: Exception) -> str:
         names = {module: name for name, module in model.named_modules()}
         module = self.running[-1].module if self.running else model
+        first_line, *_ = str(error).splitlines() or [""]  # torch may append a stack of C++
         where = f" in layer {names[module]!r}" if names[module] else ""
         return (
             f"{type(model).__name__} does not take an input of shape {shape}, a batch of "
-            f"{shape[0]}; it fails{where} with {type(error).__name__}: {error}"
+            f"{shape[0]}; it fails{where} with {type(error).__name__}: {first_line}"
         )
 
 

@@ -59,6 +59,9 @@ def fit(
     numbers of the logits' shape (N, C), 1 for each of the classes that are there (to be used with
     ``torch.nn.BCEWithLogitsLoss()``).  Batches are moved to the device of the model's parameters.
 
+    Parameters that require no gradient stay as they are; running statistics of batch normalisation
+    move all the same.
+
     The order of the samples and all random numbers of the model (dropout) follow from ``seed`` and
     from the number of the epoch, and PyTorch's own generators are left as they were found, as is
     whether each module is in training mode.  Afterwards parameters hold the gradients of the last
@@ -222,6 +225,15 @@ class _Run:
 
     def restore(self, state: dict[str, Any], file: Path) -> None:
         _check_weights(self.model, state["model"], file)
+        ours, theirs = (
+            sum(len(group["params"]) for group in optimiser["param_groups"])
+            for optimiser in (self.optimiser.state_dict(), state["optimiser"])
+        )
+        if ours != theirs:
+            raise ValueError(
+                f"{file} is of a training of {theirs} parameters, this one is of {ours}: freeze "
+                "the same, or give another checkpoint"
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.losses, self.accuracies = state["losses"], state["accuracies"]
@@ -361,7 +373,7 @@ def _check_last_batch(model: nn.Module, inputs: Tensor, batch_size: int) -> None
     if (len(inputs) % batch_size or batch_size) > 1:
         return
     device = _device(model)
-    buffers = {name: buffer for name, buffer in model.named_buffers()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad(), _modes_kept(model), _seeded(0, device):
             torch.func.functional_call(model.train(), buffers, (inputs[:1].to(device),))

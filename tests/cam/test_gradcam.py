@@ -112,10 +112,11 @@ def test_channels_last_and_a_width_of_one():
     torch.testing.assert_close(last.map, expected, rtol=1e-10, atol=1e-15)
 
 
-def test_half_precision_gives_maps_in_single():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_maps_in_single(dtype):
     model, x = small(), images()
     expected = GradCAM(model, "3")(x, 1).map
-    half = GradCAM(copy.deepcopy(model).bfloat16(), "3")(x.bfloat16(), 1)
+    half = GradCAM(copy.deepcopy(model).to(dtype), "3")(x.to(dtype), 1)
     assert half.map.dtype == half.gradient.dtype == torch.float32
     assert (
         torch.corrcoef(torch.stack([half.map.flatten().double(), expected.flatten()]))[0, 1] > 0.98

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.cam import colour, normalise, overlay, superimpose, upsample
+from companion.cam import CAM, colour, normalise, overlay, superimpose, upsample
 
 
 def maps(count=2, h=4, w=5, seed=0):
@@ -60,6 +60,13 @@ def test_upsample_of_ones_is_ones_to_the_last_bit(h, H):
 def test_normalise_refuses_what_is_not_finite(bad):
     with pytest.raises(ValueError, match="maps: a value is infinite or not a number"):
         normalise(torch.tensor([[1.0, bad]]))
+
+
+def test_a_heatmap_is_the_positive_part_then_large_then_divided_by_its_maximum():
+    raw = torch.tensor([[[4.0, -4.0]], [[-1.0, -2.0]]])
+    seen = CAM(raw, *[torch.empty(0)] * 5, layer="")
+    assert seen.heatmap((1, 4)).tolist() == [[[1.0, 0.75, 0.25, 0.0]], [[0.0] * 4]]
+    assert seen.heatmap((1, 1)).tolist() == [[[1.0]], [[0.0]]]
 
 
 def test_upsample_takes_any_leading_dimensions():

@@ -40,8 +40,10 @@ def test_tiny_gradients_lose_no_digits_in_grad_cam_plus_plus():
     torch.testing.assert_close(weights.flatten(), torch.tensor([1.5, 2.0], dtype=torch.float64))
 
 
-def test_eigen_cam_is_the_best_rank_one_summary_of_the_maps():
-    maps = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_eigen_cam_is_the_best_rank_one_summary_of_the_maps(sign):
+    generator = torch.Generator().manual_seed(0)
+    maps = sign * torch.randn(3, 4, 5, 6, dtype=torch.float64, generator=generator)
     weights = eigen_cam(maps)
     projected = (weights * maps).sum(dim=1).flatten(1)
     largest = torch.linalg.svdvals(maps.flatten(2))[:, 0]
@@ -80,6 +82,14 @@ def test_ablation_is_exact_where_the_head_is_linear():
     lost = model[7].weight[3] * seen.activation.mean(dim=(2, 3))
     torch.testing.assert_close(seen.weights, lost.detach() / seen.score[:, None])
     assert seen.gradient is None
+
+
+def test_a_score_of_zero_has_no_share_to_lose():
+    model, x = small(), images(count=1)
+    with torch.no_grad():
+        score = model(x)[0, 1]
+    seen = GradCAM(model, "4", rule="ablation-cam")(x, lambda y: y[:, 1] - score)
+    assert torch.equal(seen.weights, torch.zeros_like(seen.weights))
 
 
 def test_score_cam_weighs_by_what_is_left_of_the_score():
@@ -139,8 +149,11 @@ def test_guided_functions_take_their_input_by_name_and_other_rectifiers_stay():
     def leaky(x):
         return torch.nn.functional.hardtanh(torch.nn.functional.leaky_relu(x, 0.5))
 
-    def methods(x):
-        return x.relu().clone().relu_()
+    def method(x):
+        return x.relu()
+
+    def in_place(x):
+        return x.relu_()
 
     def six(x):
         return torch.nn.functional.relu6(x)
@@ -151,7 +164,8 @@ def test_guided_functions_take_their_input_by_name_and_other_rectifiers_stay():
         named: [1.0, 0.0, 0.0, 1.0],
         clamped: [1.0, 0.0, 0.0, 0.0],
         leaky: [1.0, 0.5, -1.0, 0.0],
-        methods: [1.0, 0.0, 0.0, 1.0],
+        method: [1.0, 0.0, 0.0, 1.0],
+        in_place: [1.0, 0.0, 0.0, 1.0],
         six: [1.0, 0.0, 0.0, 0.0],
     }
     for function, gradient in expected.items():
@@ -206,6 +220,7 @@ def test_rules_without_gradients_take_several_layers_and_classes(rule):
     state = copy.deepcopy(model.state_dict())
     classes = [[0, 1], [4, 2], [3, 3]]
     for record in GradCAM(model, ["4", "0"], rule=rule)(x, classes):
+        assert not any(t.requires_grad for t in (record.map, record.weights, record.score))
         for column in range(2):
             one = GradCAM(model, record.layer, rule=rule)(x, [row[column] for row in classes])
             torch.testing.assert_close(record.map[:, column], one.map, rtol=1e-9, atol=1e-13)

@@ -137,6 +137,12 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     refused(file, "empty (0 bytes)", "completely?")
 
 
+def test_more_pixels_than_pillow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save(tmp_path, Image.new("L", (40, 40)), "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    refused(file, "more pixels than Pillow reads", "1600 pixels")
+
+
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.jpg"
     file.write_bytes(b"<!DOCTYPE html>")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.parametrizations
+import torch.nn.utils.prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from companion import nn
@@ -79,6 +84,51 @@ def test_drop_in(case):
     expected = theirs(x.clone())
     torch.manual_seed(0)
     assert torch.equal(ours(x.clone()), expected)
+
+
+@pytest.mark.parametrize("how", ["copy", "pickle", "save"])
+def test_copies(case, how):
+    layer, _, x = case
+    layer.eval()
+    if how == "copy":
+        other = copy.deepcopy(layer)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(layer))
+    else:
+        file = io.BytesIO()
+        torch.save(layer, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    assert type(other) is type(layer)
+    assert torch.equal(other(x.clone()), layer(x.clone()))
+
+
+REPARAMETRISED = {
+    "weight norm": torch.nn.utils.parametrizations.weight_norm,
+    "spectral norm": torch.nn.utils.parametrizations.spectral_norm,
+    "pruned": lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", REPARAMETRISED.values(), ids=REPARAMETRISED)
+@pytest.mark.parametrize("kind", ["Conv2d", "Linear"])
+def test_weights_that_are_computed(kind, change):
+    """The explicit algorithms, too, take the weight that torch.nn.utils puts in place."""
+    build, shape = LAYERS[kind]
+    layer = change(build(nn).double()).eval()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    expected = layer(x)
+    with nn.explicit():
+        y = layer(x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    G = torch.randn_like(y)
+    torch.testing.assert_close(
+        torch.autograd.grad(y, inputs, G),
+        torch.autograd.grad(expected, inputs, G),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_by_default_torchs_kernels_and_no_others(case):
@@ -234,6 +284,37 @@ def test_the_commonest_wrong_channels_are_recognised_and_the_cure_cures(channels
 def test_other_wrong_channels_are_just_told():
     with pytest.raises(ValueError, match=r": expected 5 channels, got 7 in an .* \(2, 7, 8, 8\)$"):
         nn.Conv2d(5, 2, 3)(torch.zeros(2, 7, 8, 8))
+
+
+class Whole(torch.fx.Tracer):
+    """A tracer that looks into no layer of the package, as torch.fx looks into none of torch.nn."""
+
+    def is_leaf_module(self, m, module_qualified_name):
+        whole = type(m).__module__.startswith("companion.nn.layers")
+        return whole and not isinstance(m, nn.Sequential)
+
+
+@pytest.mark.parametrize("name", ["digit_classifier", "efficientnet_lite0"])
+def test_torch_fx_traces_the_layers_as_wholes(name):
+    network = nn.NETWORKS[name]().eval()
+    with pytest.raises(TypeError, match=r"torch\.fx .* is_leaf_module .* True") as raised:
+        torch.fx.symbolic_trace(network)
+    assert "expected" not in str(raised.value)
+    traced = torch.fx.GraphModule(network, Whole().trace(network))
+    x = torch.rand(1, 1 if name == "digit_classifier" else 3, 28, 28)
+    assert torch.equal(traced(x), network(x))
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_torch_export(explicit):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, "same"), nn.BatchNorm2d(4), nn.ReLU6(), nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5),
+    ).eval()  # fmt: skip
+    x = torch.rand(2, 3, 9, 9)
+    with nn.explicit() if explicit else torch.enable_grad():
+        exported = torch.export.export(network, (x,))
+    torch.testing.assert_close(exported.module()(x), network(x))
 
 
 def test_one_dtype_for_image_and_weight():

@@ -1,5 +1,7 @@
 """The networks: keys, shapes and counts as published facts; outputs against written-out ones."""
 
+import contextlib
+import copy
 import inspect
 import re
 from pathlib import Path
@@ -367,6 +369,35 @@ def test_lite_by_the_explicit_algorithms(pretrained_lite):
         default = model(x)
         with explicit():
             assert 0 < relative(model(x), default) <= 1e-10
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("digit_classifier", (3, 1, 28, 28)),
+        ("scene_classifier", (3, 1, 33, 32)),
+        ("resnet20", (3, 3, 15, 16)),
+        ("efficientnet_lite0", (3, 3, 65, 64)),
+    ],
+)
+def test_networks_by_the_explicit_algorithms(name, shape, training):
+    """Logits, gradients and running statistics, with the same samples dropped."""
+    torch.manual_seed(0)
+    default = NETWORKS[name]().double().train(training)
+    by_the_book = copy.deepcopy(default)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    G = torch.randn(len(x), 1000 if name == "efficientnet_lite0" else 10, dtype=torch.float64)
+    results = []
+    for network, choice in ((default, contextlib.nullcontext), (by_the_book, explicit)):
+        torch.manual_seed(1)
+        with choice():
+            logits = network(x)
+        gradients = torch.autograd.grad(logits, [x, *network.parameters()], G)
+        results.append([logits, *gradients, *network.buffers()])
+    largest = max(g.abs().max() for g in results[0][1:])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11 * largest.item())
 
 
 def test_loading_draws_no_random_numbers():

@@ -133,6 +133,9 @@ def test_what_the_networks_were_trained_with():
         (noise(1, 2, 3, 5, 7), ValueError, r"got \(1, 2, 3, 5, 7\)"),
         (noise(3, 0, 7), ValueError, r"got \(3, 0, 7\)"),
         (noise(0, 3, 5, 7), ValueError, r"got \(0, 3, 5, 7\)"),
+        (noise(3, 1, 101), ValueError, "at most 100 times the shorter one, got 1 x 101 pixels"),
+        (noise(3, 202, 2), ValueError, "got 202 x 2 pixels"),
+        (Image.new("RGB", (0, 5)), ValueError, r"got \(3, 5, 0\)"),
         (noise(3, 5, 7).float(), ValueError, r"image / 255"),
         (IMAGENET(noise(3, 5, 7)), ValueError, "normalised already"),
         (torch.full((3, 5, 7), -0.5), ValueError, "normalised already"),
@@ -146,6 +149,12 @@ def test_what_is_no_image_is_refused(image, error, message):
     for use in (SMALL, SMALL.crop):
         with pytest.raises(error, match=message):
             use(image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (300, 3), (2, 1)])
+def test_tiny_and_narrow_images_are_enlarged(size):
+    x = SMALL(torch.full((3, *size), 255, dtype=torch.uint8))
+    assert torch.equal(x, SMALL(torch.full((3, 64, 64), 255, dtype=torch.uint8)))
 
 
 def test_rounding_of_an_interpolation_before_is_no_reason_to_refuse():

@@ -480,6 +480,28 @@ def test_networks_in_double_precision():
     assert summary(nn.Linear(2, 3).double(), (2,)).parameter_bytes == 72
 
 
+class OneByOne(nn.Module):
+    """It sends its samples through the layer one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return [self.layer(sample) for sample in x]
+
+
+def test_samples_that_are_taken_one_by_one():
+    (row,) = summary(OneByOne(), (2,)).rows
+    assert (row.name, row.outputs, row.parameters) == ("layer", ((3,),), 9)
+
+
+def test_in_inference_mode():
+    expected = summary(Residual(), (3, 9, 9))
+    with torch.inference_mode():
+        assert summary(Residual(), (3, 9, 9)) == expected
+
+
 def test_html_has_the_cells_of_the_text():
     table = summary(Residual(), (3, 9, 9))
     text = re.sub(r"<[^>]*>", " ", table._repr_html_())
@@ -509,6 +531,7 @@ def test_memory_is_in_units_of_1024(count, said):
         (nn.ReLU(), (None, 3), TypeError, "without the axis of the batch"),
         (nn.ReLU(), (3, 0), ValueError, r"input_shape is \(3, 0\), expected positive"),
         (nn.ReLU(), (2**40, 2**40), ValueError, "does not take an input of shape"),
+        (nn.ReLU(), (2**80,), ValueError, r"fails with [A-Z][A-Za-z]*Error: [^\n]*\Z"),
         (nn.LazyLinear(3), (2,), ValueError, "'weight' of LazyLinear has no shape yet; call"),
         (nn.Sequential(nn.ReLU(), nn.Sequential(nn.Linear(3, 4))), (5,), ValueError,
          r"Sequential .* \(1, 5\), a batch of 1; it fails in layer '1.0' with RuntimeError: .*5"),

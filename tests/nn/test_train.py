@@ -284,6 +284,18 @@ def test_a_checkpoint_of_another_model_is_refused_and_the_model_kept(tmp_path: P
     assert all(torch.equal(before[name], value) for name, value in wider.state_dict().items())
 
 
+def test_a_checkpoint_with_other_frozen_parameters_is_refused_and_the_model_kept(
+    tmp_path: Path,
+) -> None:
+    train(network(), checkpoint=(file := tmp_path / "training.pt"))
+    models = network(), network()
+    for model in models:
+        model[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"training of 6 parameters, this one is of 4: freeze"):
+        train(models[0], checkpoint=file)
+    assert same(*models)
+
+
 @pytest.mark.parametrize(
     "write",
     [

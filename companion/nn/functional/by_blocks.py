@@ -37,10 +37,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
     """``W U(x) + b``, block by block."""
     matrix = weight.reshape(geometry.groups, len(weight) // geometry.groups, -1)
     y = _empty((len(x), len(weight), *geometry.places), x, x.dtype)
-    offset = 0 if bias is None else bias[:, None, None, None]
     for block in _blocks(x, len(weight), geometry):
         product = (matrix @ im2col(x, geometry, block)).view(len(weight), *map(len, block))
-        torch.add(product, offset, out=_at(y, block))
+        if bias is not None:
+            product += bias[:, None, None, None]
+        _at(y, block).copy_(product)
         del product  # before the next one is made
     return y
 

@@ -7,6 +7,7 @@ layer's repr, what came, what was expected, and a cure.
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from companion.nn.functional.autocast import is_autocast
@@ -69,6 +70,11 @@ def require_features(
 def _inspect_type(
     layer: nn.Module, x: object, noun: str, dtype: torch.dtype | None, cure: str
 ) -> None:
+    if isinstance(x, torch.fx.Proxy):
+        raise TypeError(
+            f"{layer}: torch.fx cannot trace through the checks of this layer, only the layer as a "
+            "whole; let is_leaf_module of your torch.fx.Tracer return True for it"
+        )
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{layer}: expected a torch.Tensor, got {type(x).__module__}.{type(x).__qualname__}; "

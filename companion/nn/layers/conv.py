@@ -104,8 +104,8 @@ class Conv2d(torch.nn.Conv2d):
     def _is_same_in_torch(self) -> bool:
         """Whether torch pads by "same" without ado: it refuses a stride, and warns of the copy that
         it takes to put more zeros after the image than before."""
-        spans = zip(self.kernel_size, self.dilation, strict=True)
-        return self.stride == (1, 1) and all(d * (k - 1) % 2 == 0 for k, d in spans)
+        (k1, k2), (d1, d2) = self.kernel_size, self.dilation
+        return self.stride == (1, 1) and d1 * (k1 - 1) % 2 == 0 and d2 * (k2 - 1) % 2 == 0
 
     def _same(self, x: Tensor) -> Tensor:
         x = self._padded(x)

@@ -30,8 +30,8 @@ def digit_classifier() -> Sequential:
     correctly.
 
     Returns:
-        ``features``, ``pool`` and ``classifier``, one after the other: from images
-        (N, 1, 28, 28) to logits (N, 10).
+        ``features``, ``pool`` and ``classifier``, one after the other, which make logits (N, 10) of
+        images (N, 1, 28, 28).
 
     After: Simonyan and Zisserman, *Very deep convolutional networks for large-scale image
     recognition*, ICLR 2015 (blocks of 3x3 convolutions); Lin, Chen and Yan, *Network in network*,

@@ -20,15 +20,15 @@ def scene_classifier() -> Sequential:
 
     Four convolutions, each with batch normalisation and ReLU, make 32 maps of 16 x 16 places that
     see 27 pixels each way, as much as a digit has; then come global average pooling and one dense
-    layer.  So for every class the class activation map adds up to the logit less its bias.  There
-    are 16 366 parameters, with random values.
+    layer.  So for every class the map of Grad-CAM adds up to the logit less its bias.  There are
+    16 366 parameters, with random values.
 
     Several digits are in a scene: a class is taken to be there if its logit is positive, and the
     loss to train with is ``torch.nn.BCEWithLogitsLoss()`` (``examples/train_scenes.py`` does).
 
     Returns:
-        ``features``, ``pool`` and ``classifier``, one after the other: from images
-        (N, 1, 64, 64) to logits (N, 10).
+        ``features``, ``pool`` and ``classifier``, one after the other, which make logits (N, 10) of
+        images (N, 1, 64, 64).
     """
     features = Sequential(
         *_convolution(1, 12, kernel=5, stride=2),

@@ -9,6 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+#: The longer side of an image, in shorter ones.  Of longer images the crop shows next to nothing,
+#: and what they are resized to may not fit into memory.
+LONGEST = 100
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -85,7 +89,12 @@ class Preprocess:
     def _cut(self, x: Tensor) -> Tensor:
         """Resize and crop ``(N, 3, H, W)``; a uint8 image stays one, so it is rounded once."""
         height, width = x.shape[-2:]
-        short = min(height, width)
+        short, long = sorted((height, width))
+        if long > LONGEST * short:
+            raise ValueError(
+                f"expected an image whose longer side is at most {LONGEST} times the shorter one, "
+                f"got {height} x {width} pixels; cut out the part that you mean"
+            )
         size = [self.resize * height // short, self.resize * width // short]
         y = x if x.is_floating_point() else x.float()
         y = interpolate(y, size=size, mode="bilinear", antialias=True)
@@ -132,6 +141,7 @@ def _from_pil(image: Image.Image) -> Tensor:
             f'expected a PIL image in mode "RGB", got mode "{image.mode}"{alpha}; '
             'convert it: image.convert("RGB")'
         )
+    _require_image_shape((3, image.height, image.width))
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return values.view(image.height, image.width, 3).permute(2, 0, 1)
 

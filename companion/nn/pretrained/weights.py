@@ -238,6 +238,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _locate(weights: str | Path, official: Official) -> Path:
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(
+            f'weights={weights!r}: expected None, "imagenet", or the path of a weights file'
+        )
     if weights != "imagenet":
         path = Path(weights)
         if not path.is_file():
