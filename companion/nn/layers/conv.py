@@ -21,7 +21,7 @@ class Conv2d(torch.nn.Conv2d):
     :func:`companion.nn.sizes.output_shape`.
 
     Args:
-        in_channels: C.
+        in_channels: C, the number of channels of the images.
         out_channels: F, the number of filters.
         kernel_size: Height and width of the kernel, or one number for both.
         stride: One number, or one for each axis; likewise ``dilation``.
