@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from companion import solve
 from companion.adjoint import STRATEGIES
+from companion.nn.checkpoint import read_checkpoint, write_checkpoint
 
 #: The state at the last time is no steady state, so that this one does not apply.
 NOT_HERE = {"implicit"}
@@ -92,34 +93,12 @@ def train_epoch(
     return loss / count, right / count
 
 
-def save(state: dict[str, Any], file: Path) -> None:
-    """Write a file so that at every moment there is the old one or the new one, whole."""
-    new = file.with_name(file.name + ".new")
-    with new.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
-
-
 def load(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The state that was saved last, if it is of a training with the same settings."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        saved = {name: state["settings"][name] for name in settings}
-    except Exception as error:
-        # What torch.load raises of other files is not specified, and there is much of it.
-        raise SystemExit(
-            f"{file} is no checkpoint of this program, or damaged ({type(error).__name__}): "
-            "remove it, or give another --checkpoint"
-        ) from error
-    for name, value in saved.items():
-        if settings[name] != value:
-            raise SystemExit(
-                f"{file} is of a training with {name} = {value}, this one has {settings[name]}: "
-                "give the same, or another --checkpoint"
-            )
-    return state
+        return read_checkpoint(file, settings)
+    except ValueError as error:
+        raise SystemExit(f"--checkpoint: {error}") from error
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
@@ -165,7 +144,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
                     "model": net.state_dict(),
                     "optimiser": optimiser.state_dict(),
                 }
-                save(state, options.checkpoint)
+                write_checkpoint(options.checkpoint, state)
             print(f"epoch {epoch}: loss {loss!r}, {right:.1%} right", flush=True)
 
 

@@ -52,7 +52,7 @@ def read_checkpoint(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         # What torch.load raises of other files is not specified, and there is much of it.
         raise ValueError(
-            f"{file} is no checkpoint of a training by fit, or damaged ({type(error).__name__}): "
+            f"{file} is no checkpoint of such a training, or damaged ({type(error).__name__}): "
             "remove it, or give another checkpoint"
         ) from error
     for name, value in settings.items():

@@ -313,7 +313,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(
     train(network(), checkpoint=(file := tmp_path / "training.pt"))
     write(file)
     content = file.read_bytes()
-    with pytest.raises(ValueError, match=r"training\.pt is no checkpoint of a training by fit"):
+    with pytest.raises(ValueError, match=r"training\.pt is no checkpoint of such a training"):
         train(network(), checkpoint=file)
     assert file.read_bytes() == content
 
