@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
 from companion.adjoint import STRATEGIES, Checkpointed, Direct, Gradient
+from companion.adjoint.recorded import refuse_batched, watched
 from companion.ode.batched import (
     check_batched_method,
     check_batched_times,
@@ -133,6 +134,7 @@ def solve(
                 "batched=True goes without event, dense and progress, and with "
                 "gradient='direct' or the default: leave one of them out"
             )
+        refuse_batched()
         return _solve_batched(f, y0, t, args, plan)
     problem = pose(f, y0, t, args, plan, event=event, dense=dense)
     if progress:
@@ -154,7 +156,7 @@ def _solve_batched(f: Callable[..., Any], y0: Any, t: Any, args: tuple, method: 
 def solution_of(problem: Problem, strategy: Gradient) -> Solution:
     """Solve a problem that is posed already."""
     stats = Stats()
-    path = strategy(problem, stats)
+    path = watched(strategy)(problem, stats)
     t, leaves, record = problem.t, path.leaves, None
     if path.crossing is not None:
         t, leaves, record = _with_event(problem, path, stats)

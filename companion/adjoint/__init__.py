@@ -13,6 +13,7 @@ from companion.adjoint.checkpointed import Checkpointed
 from companion.adjoint.direct import Direct
 from companion.adjoint.gauss import Gauss
 from companion.adjoint.implicit import Implicit
+from companion.adjoint.recorded import Adjoints, Recording, recorded
 from companion.adjoint.reversible import LostState, Reversible
 from companion.adjoint.steady import NotSteady
 from companion.ode.integrate import Path
@@ -21,6 +22,7 @@ from companion.ode.solution import Stats
 
 __all__ = [
     "STRATEGIES",
+    "Adjoints",
     "Backsolve",
     "Checkpointed",
     "Direct",
@@ -30,7 +32,9 @@ __all__ = [
     "LostState",
     "LostStateWarning",
     "NotSteady",
+    "Recording",
     "Reversible",
+    "recorded",
 ]
 
 

@@ -167,7 +167,7 @@ class ContinuousRecord(Record):
         """Stand at the last time, where a is the gradient of the loss with respect to y there."""
 
     def pull_back(self, given: Incoming) -> Gradients:
-        kept, outputs, grads, wanted, stats, wants_times, wants_jumps = given
+        kept, outputs, grads, wanted, stats, wants_times, wants_jumps, inquiry = given
         scale = _scale(grads, self.method)
         grads = [grad / scale for grad in grads]
         try:
@@ -175,14 +175,27 @@ class ContinuousRecord(Record):
             ends = EndPoints(self.problem, self.times, stats)
             # Without a step nothing comes back to y0 but the gradient there.
             a = [torch.zeros_like(grad[0]) for grad in grads]
+            at, inside = inquiry.among(self.times)
+
+            def tell(i: int) -> None:
+                """At output time i, where a has jumped."""
+                for tau in at.get(i, ()):
+                    adjoint = [scale * leaf for leaf in walk.adjoint]
+                    inquiry.answer(tau, [leaf[i] for leaf in outputs], adjoint)
+
+            tell(len(self.times) - 1)
             for i in range(len(self.times) - 1, 0, -1):
                 t, end = self.times[i], self.times[i - 1]
                 if wants_times:
                     ends.output(t, [leaf[i] for leaf in outputs], [grad[i] for grad in grads])
                 for tau in ends.jumps_from(t, end) if wants_jumps else ():
                     ends.jump(tau, *walk.to(tau, end))
+                for tau in inside.get(i - 1, ()):
+                    y, a = walk.to(tau, end)
+                    inquiry.answer(tau, y, [scale * leaf for leaf in a])
                 _, a = walk.to(end, end)
                 walk.jump(i - 1, [grad[i - 1] for grad in grads])
+                tell(i - 1)
             if wants_times:
                 ends.start([leaf[0] for leaf in outputs], a)
             found = Gradients(

@@ -91,7 +91,7 @@ class _SteadyRecord(Record):
         self.problem = problem
 
     def pull_back(self, given: Incoming) -> Gradients:
-        kept, outputs, grads, wanted, stats, wants_times, wants_jumps = given
+        kept, outputs, grads, wanted, stats, wants_times, wants_jumps, _ = given
         if any(bool(grad[:-1].any()) for grad in grads):
             raise ValueError(
                 "Implicit: the loss depends on states before the last, which are not steady and "

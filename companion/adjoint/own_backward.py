@@ -19,6 +19,7 @@ from torch import Tensor
 from companion.adjoint.again import differentiable
 from companion.adjoint.captured import captured, of_derived
 from companion.adjoint.held import held
+from companion.adjoint.inquiry import NOTHING, Inquiry
 from companion.adjoint.products import derivatives, hooks_off
 from companion.adjoint.trees import detached, substituted, tensors_in
 from companion.ode.adams import Adams
@@ -59,6 +60,7 @@ class Incoming(NamedTuple):
         stats: where the evaluations of the backward pass are counted.
         wants_times: whether the gradients with respect to the times are wanted.
         wants_jumps: the same of the jump times.
+        inquiry: what is to be told of y and a on the way.
     """
 
     kept: Sequence[Tensor]
@@ -68,6 +70,7 @@ class Incoming(NamedTuple):
     stats: Stats
     wants_times: bool
     wants_jumps: bool
+    inquiry: Inquiry = NOTHING
 
 
 class Record(ABC):
@@ -268,6 +271,16 @@ def _require_independent(params: Sequence[Tensor]) -> None:
         stack.extend(parent for parent, _ in node.next_functions)
 
 
+def present_autocast(problem: Problem) -> torch.autocast:
+    """The autocast mode that f is evaluated with, to be entered again for the backward pass."""
+    device = problem.y0[0].device.type
+    return torch.autocast(
+        device,
+        dtype=torch.get_autocast_dtype(device),
+        enabled=torch.is_autocast_enabled(device),
+    )
+
+
 class _Solve:
     """One solve on its way through PyTorch.
 
@@ -292,12 +305,7 @@ class _Solve:
         # is where two networks are trained in turns.  Only if it is used must it be the same.
         self.spare, self._versions = spare, [p._version for p in spare]
         # The backward pass must evaluate the f that the forward solve evaluated.
-        device = problem.y0[0].device.type
-        self.autocast = torch.autocast(
-            device,
-            dtype=torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
-        )
+        self.autocast = present_autocast(problem)
 
     def forward(self) -> tuple[Leaves, Sequence[Tensor]]:
         """The states, and what the backward pass needs besides them."""

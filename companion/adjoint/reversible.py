@@ -25,6 +25,7 @@ from torch import Tensor
 
 from companion.adjoint.end_points import inner
 from companion.adjoint.own_backward import Gradients, Incoming, OwnBackward, Record
+from companion.adjoint.step_ends import StepEnds
 from companion.ode.control import FixedStep, require_number
 from companion.ode.errors import SolverError
 from companion.ode.field import Leaves, Time
@@ -170,13 +171,14 @@ class _ReversibleRecord(Record):
         self._steps = [pair.steps for pair in pairs]
 
     def pull_back(self, given: Incoming) -> Gradients:
-        kept, outputs, grads, wanted, stats, wants_times, wants_jumps = given
+        kept, outputs, grads, wanted, stats, wants_times, wants_jumps, inquiry = given
         ends, times = self.ends, self.problem.times
         last = [leaf[-1] for leaf in outputs]
         march = self.strategy.begin(self.problem, times[-1], last, stats)
         clock = _TimeGradients(self.problem, last) if wants_times or wants_jumps else None
         back = _WayBack(march, last, wanted, clock)
         check = _Check(self.problem, outputs)
+        step_ends = StepEnds(inquiry, self.problem, ends, grads, stats)
         pairs, i = self._pairs(kept, len(outputs)), len(times) - 1
         for step in range(len(ends) - 1, -1, -1):
             if step + 1 < len(ends):
@@ -193,14 +195,15 @@ class _ReversibleRecord(Record):
             if step in pairs:
                 check(back.y, pairs[step].y)
                 back.divide(pairs[step])
+            if step_ends.needs(step):
+                step_ends.put(step, back.y, back.total)
         # The two states began as one.
         check(back.z, back.y)
         check.finish(times[0], stats.accepted)
-        y0 = [a + b for a, b in zip(back.y_bar, back.z_bar, strict=True)]
         return Gradients(
             torch.stack(clock.times) if wants_times else None,
             torch.stack(list(clock.jumps.values())) if wants_jumps else None,
-            y0,
+            back.total,
             back.sums,
         )
 
@@ -233,6 +236,11 @@ class _WayBack:
         self.y_bar = self.z_bar = [torch.zeros_like(leaf) for leaf in y]
         self.sums: list[Tensor | None] = [None] * len(wanted)
         self._march, self._wanted, self._clock = march, wanted, clock
+
+    @property
+    def total(self) -> Leaves:
+        """The gradient of the loss with respect to a state that both begin from."""
+        return [a + b for a, b in zip(self.y_bar, self.z_bar, strict=True)]
 
     def meet(self, y: Leaves, grads: Leaves) -> None:
         """Pass a time at which y is known and the loss depends on it."""

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from companion.adjoint.own_backward import Gradients, Incoming, RepeatableRecord
 from companion.adjoint.products import pulled_back
+from companion.adjoint.step_ends import StepEnds
 from companion.ode.checkpoints import Checkpoint, Checkpoints
 from companion.ode.field import Leaves, Time
 from companion.ode.integrate import Path
@@ -18,7 +19,9 @@ from companion.ode.method import Method
 from companion.ode.problem import Problem
 from companion.ode.random import random_state_kept
 from companion.ode.repeat import Repetition
+from companion.ode.runge_kutta import RungeKuttaMarch
 from companion.ode.solution import Stats
+from companion.ode.tableau import Tableau
 
 #: A state that is reached again differs from the first by no more than so many units in the last
 #: place, also on a device that adds in an order of its own.
@@ -50,7 +53,7 @@ class Segments(RepeatableRecord):
         self.repetition = Repetition(problem, path, checkpoints)
 
     def pull_back(self, given: Incoming) -> Gradients:
-        kept, _, grads, wanted, stats, wants_times, wants_jumps = given
+        kept, _, grads, wanted, stats, wants_times, wants_jumps, inquiry = given
         problem, method = self.problem, self.problem.method
         nodes: Sequence[Time] = problem.times
         jumps: Sequence[Tensor] = ()
@@ -60,9 +63,13 @@ class Segments(RepeatableRecord):
             jumps = _leaves(method.jump_nodes.values())
             method = replace(method, jump_nodes=dict(zip(method.jump_t, jumps, strict=True)))
         targets = [*wanted, *(nodes if wants_times else ()), *jumps]
-        sweep = _Sweep(self, kept, method, nodes, targets, stats)
+        knots = self.repetition.checkpoints.knots
+        ends = StepEnds(inquiry, problem, knots, grads, stats)
+        sweep = _Sweep(self, kept, method, nodes, targets, ends, stats)
         with random_state_kept(problem.y0[0].device):
             y0 = sweep.run(grads, kept[self._end :])
+            if ends.needs(0):
+                ends.put(0, problem.y0, y0)
         found = sweep.sums[: len(wanted)]
         of_times = sweep.sums[len(wanted) :]
         return Gradients(
@@ -151,6 +158,7 @@ class _Sweep:
         method: how to step, with the nodes of jump times.
         nodes: the times asked for.
         targets: what gradients are summed for.
+        ends: told of the ends of steps that it needs.
         stats: where evaluations are counted.
 
     Attributes:
@@ -164,12 +172,13 @@ class _Sweep:
         method: Method,
         nodes: Sequence[Time],
         targets: Sequence[Tensor],
+        ends: StepEnds,
         stats: Stats,
     ) -> None:
         self.segments, self.kept = segments, kept
         self.method, self.nodes, self.stats = method, nodes, stats
         self.field = segments.problem.field(stats)
-        self.targets = targets
+        self.targets, self.ends = targets, ends
         self.sums: list[Tensor | None] = [None] * len(targets)
 
     def run(self, grads: Leaves, end: Sequence[Tensor]) -> Leaves:
@@ -221,9 +230,10 @@ class _Sweep:
             been put out there, and the state that its repetition has reached.
         """
         checkpoint, leaves = stored.with_leaves(begin, self.nodes[0])
+        seen = _Seen(self.ends, self.method)
         with torch.enable_grad():
             march, states = self.segments.repetition.segment(
-                self.field, self.method, checkpoint, last, self.nodes, self.stats
+                self.field, self.method, checkpoint, last, self.nodes, self.stats, seen.look
             )
         first = count - len(states)
         values = [leaf for state in states for leaf in state]
@@ -232,18 +242,83 @@ class _Sweep:
         if after is not None:
             values += _tensors_of(march.remember())
             cotangents += after
-        before = self._pull_back(values, cotangents, leaves)
+        before = self._pull_back(values, cotangents, leaves, seen)
         return before, first, [leaf.detach() for leaf in reached]
 
     def _pull_back(
-        self, values: Leaves, cotangents: list[Tensor | None], leaves: Leaves
+        self,
+        values: Leaves,
+        cotangents: list[Tensor | None],
+        leaves: Leaves,
+        seen: _Seen,
     ) -> list[Tensor | None]:
-        """The gradients with respect to the leaves; those of the targets are added to the sums."""
-        found = pulled_back(values, [*leaves, *self.targets], cotangents)
-        for i, grad in enumerate(found[len(leaves) :]):
+        """The gradients with respect to the leaves.
+
+        Those of the targets are added to the sums, and the ends of steps are told of theirs.
+        """
+        found = pulled_back(values, [*leaves, *self.targets, *seen.tensors], cotangents)
+        sums = found[len(leaves) :][: len(self.targets)]
+        seen.tell(found[len(leaves) + len(sums) :])
+        for i, grad in enumerate(sums):
             if grad is not None:
                 self.sums[i] = grad if self.sums[i] is None else self.sums[i] + grad
         return found[: len(leaves)]
+
+
+class _Seen:
+    """The ends of steps that a repetition has come by, with their graph.
+
+    Args:
+        ends: told of those that it needs.
+        method: how the repetition steps.
+    """
+
+    def __init__(self, ends: StepEnds, method: Method) -> None:
+        self._ends = ends
+        tableau = method.scheme
+        #: Whether f at the end of a step is handed on that was not computed from the state there:
+        #: the solution of equations, or a stage that stands for it.
+        self._two_numbers = isinstance(tableau, Tableau) and (
+            tableau.reuses_last or (tableau.first_explicit and not tableau.explicit)
+        )
+        #: Number of the step that begins there, state, and what is handed on apart from it.
+        self._places: list[tuple[int, Leaves, Leaves]] = []
+
+    def look(self, n: int, march: RungeKuttaMarch) -> None:
+        """Remember the end before step n, where the march stands, if it is needed."""
+        if not self._ends.needs(n):
+            return
+        _, _, y, rates, *_ = march.remember()
+        if rates is None or not self._two_numbers:
+            self._places.append((n, y, []))
+            return
+        # Under a name of its own: the state may have been computed from them, too.
+        rates = [rate.view_as(rate) for rate in rates]
+        march.know(rates)
+        self._places.append((n, y, rates))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those whose gradients `tell` takes."""
+        return [x for _, y, rates in self._places for x in (*y, *rates)]
+
+    def tell(self, grads: Sequence[Tensor | None]) -> None:
+        """Hand on the gradients with respect to the tensors, from the last end to the first."""
+        found = iter(grads)
+        told = []
+        for n, y, rates in self._places:
+            a = [_or_zero(next(found), leaf) for leaf in y]
+            of_rates = [next(found) for _ in rates]
+            # At the very end nobody takes what is handed on.
+            used = any(grad is not None for grad in of_rates)
+            of_rates = [_or_zero(grad, rate) for grad, rate in zip(of_rates, rates, strict=True)]
+            told.append((n, y, a, of_rates if used else None))
+        for end in reversed(told):
+            self._ends.put(*end)
+
+
+def _or_zero(grad: Tensor | None, x: Tensor) -> Tensor:
+    return torch.zeros_like(x) if grad is None else grad
 
 
 def _leaves(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -257,7 +332,7 @@ def _tensors_of(memory: tuple) -> list[Tensor]:
 def _stacked(grads: Sequence[Tensor | None], nodes: Sequence[Tensor]) -> Tensor:
     """Gradients with respect to times as one tensor."""
     pairs = zip(grads, nodes, strict=True)
-    return torch.stack([torch.zeros_like(node) if grad is None else grad for grad, node in pairs])
+    return torch.stack([_or_zero(grad, node) for grad, node in pairs])
 
 
 @torch.no_grad()

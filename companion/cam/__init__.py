@@ -1,5 +1,7 @@
 """Where a network looks: Grad-CAM and its relatives, and what to do with their maps."""
 
+from companion.cam.depth import DepthCAM
+from companion.cam.depth_maps import DepthMaps
 from companion.cam.gradcam import RULE_NAMES, GradCAM
 from companion.cam.guided import guided_backpropagation, guided_grad_cam
 from companion.cam.images import normalise, superimpose, upsample
@@ -10,6 +12,8 @@ from companion.cam.targets import Top
 __all__ = [
     "CAM",
     "RULE_NAMES",
+    "DepthCAM",
+    "DepthMaps",
     "GradCAM",
     "Top",
     "colour",

@@ -10,9 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-Hook = Callable[[Any], Tensor]
-"""From a layer's output to what the model goes on with."""
+Hook = Callable[[Any], Tensor | None]
+"""From what a layer puts out, or takes, to what the model goes on with; None changes nothing."""
+
+
+class InputOf(NamedTuple):
+    """The first argument of a module, where otherwise its output is meant."""
+
+    module: nn.Module
 
 
 class Pass(NamedTuple):
@@ -22,13 +29,15 @@ class Pass(NamedTuple):
         activations: The outputs of the layers, in the order of the layers asked for, each of
             shape ``(N, C, h, w)``.  They are what autograd differentiates with respect to.
         output: What the model returned.
+        order: The names of the layers in the order in which they ran.
     """
 
     activations: tuple[Tensor, ...]
     output: Any
+    order: tuple[str, ...]
 
 
-def forward(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> Pass:
+def forward(model: nn.Module, layers: Mapping[str, nn.Module | InputOf], images: Tensor) -> Pass:
     """Run ``model`` on ``images`` and keep the outputs of ``layers``, within :func:`as_found`.
 
     Nothing below the first of the layers is recorded: it runs as under ``torch.no_grad()``, and
@@ -60,7 +69,7 @@ def forward(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -
 
         return hook
 
-    with _hooks((module, keep(name)) for name, module in layers.items()):
+    with hooks((module, keep(name)) for name, module in layers.items()):
         output = model(images.clone())  # a model may standardise its input in place
     for name in layers:
         if name not in caught:
@@ -73,7 +82,7 @@ def forward(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -
                 f"layer {name!r} returns its own input, which the model overwrites afterwards, so "
                 "its output is lost; choose the layer before it"
             )
-    return Pass(tuple(caught[name] for name in layers), output)
+    return Pass(tuple(caught[name] for name in layers), output, tuple(caught))
 
 
 def forward_with(
@@ -82,7 +91,7 @@ def forward_with(
     """What ``model`` returns when ``layer`` puts out ``replaced``, if given."""
     if replaced is None:
         return model(images)
-    with _hooks([(layer, replaced.to)]):
+    with hooks([(layer, replaced.to)]):
         return model(images)
 
 
@@ -100,19 +109,29 @@ _running: ContextVar[object] = ContextVar("running")
 
 
 @contextmanager
-def _hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
-    """Forward hooks of this pass alone: not of other threads', nor of one that begins within it."""
+def hooks(places: Iterable[tuple[nn.Module | InputOf, Hook]]) -> Iterator[None]:
+    """Hooks of this pass alone: not of other threads', nor of one that begins within it."""
     this = object()
 
-    def of_this_pass(hook: Hook) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        return lambda module, arguments, output: (
-            hook(output) if _running.get(None) is this else None
-        )
+    def of_this_pass(hook: Hook, value: Any) -> Tensor | None:
+        return hook(value) if _running.get(None) is this else None
+
+    def register(place: nn.Module | InputOf, hook: Hook) -> RemovableHandle:
+        if not isinstance(place, InputOf):
+            return place.register_forward_hook(
+                lambda module, arguments, output: of_this_pass(hook, output)
+            )
+
+        def before(module: nn.Module, arguments: tuple) -> tuple | None:
+            first = of_this_pass(hook, arguments[0] if arguments else None)
+            return None if first is None else (first, *arguments[1:])
+
+        return place.module.register_forward_pre_hook(before)
 
     with ExitStack() as stack:
         stack.callback(_running.reset, _running.set(this))
-        for module, hook in hooks:
-            stack.callback(module.register_forward_hook(of_this_pass(hook)).remove)
+        for place, hook in places:
+            stack.callback(register(place, hook).remove)
         yield
 
 

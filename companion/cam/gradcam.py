@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from companion.cam.capture import as_found, forward, forward_with
+from companion.cam.explained import explained, gradients, single
 from companion.cam.layers import Layer, find_layers
 from companion.cam.perturbation import ablation_cam, score_cam
 from companion.cam.record import CAM
@@ -121,14 +123,13 @@ class GradCAM:
         with as_found(self.model):
             seen = forward(self.model, self._layers, images)
             asked = ask(targets, seen.output, len(images), self.names)
-            rows = torch.arange(len(images), device=seen.activations[0].device)
-            scores = [asked.of(seen.output, rows, which) for which in range(asked.count)]
-            gradients = self._gradients(scores, seen.activations, -1 if counterfactual else 1)
+            scores = asked.scores(seen.output, len(images))
+            found = self._gradients(scores, seen.activations, -1 if counterfactual else 1)
             with torch.no_grad():
                 records = tuple(
-                    self._record(name, activation, gradients[k], scores, asked, images)
-                    for k, (name, activation) in enumerate(
-                        zip(self._layers, seen.activations, strict=True)
+                    self._record(name, activation, of_layer, scores, asked, images)
+                    for name, activation, of_layer in zip(
+                        self._layers, seen.activations, found, strict=True
                     )
                 )
         return records if self._several else records[0]
@@ -139,59 +140,31 @@ class GradCAM:
         """For every layer, the gradients of every score; none for rules that need none."""
         if self.rule not in RULES:
             return [[] for _ in activations]
-        found: list[list[Tensor]] = [[] for _ in activations]
-        for which, score in enumerate(scores):
-            last = which == len(scores) - 1
-            gradients = _gradient(score, activations, retain=not last)
-            for layer, gradient in enumerate(gradients):
-                if gradient is None:
-                    _raise_unconnected(self.layers[layer])
-                found[layer].append(sign * gradient)
-        return found
+        return gradients(scores, activations, self.layers, sign)
 
     def _record(
         self,
         name: str,
         activation: Tensor,
-        gradients: list[Tensor],
+        found: list[Tensor],
         scores: Sequence[Tensor],
         asked: Asked,
         images: Tensor,
     ) -> CAM:
-        maps = _single(activation.detach())
-        _require_finite(name, "output", maps)
-        gradients = [_single(gradient) for gradient in gradients]
-        values = [_single(score.detach()) for score in scores]
-        weights = [
-            self._weights(name, maps, gradients, value, asked, which, images)
-            for which, value in enumerate(values)
-        ]
-
-        def together(parts: list[Tensor]) -> Tensor:
-            return torch.stack(parts, dim=1) if asked.several else parts[0]
-
-        classes = asked.classes if asked.several or asked.classes is None else asked.classes[:, 0]
-        explained = together([(weight * maps).sum(dim=1) for weight in weights])
-        _require_finite(name, "map", explained)
-        return CAM(
-            map=explained,
-            weights=together([_alpha(weight) for weight in weights]),
-            activation=maps,
-            gradient=together(gradients) if gradients else None,
-            score=together(values),
-            target=classes,
-            layer=name,
-        )
+        values = [single(score.detach()) for score in scores]
+        weigh = partial(self._weights, name, images, values, asked)
+        parts = explained(name, activation, found, weigh, asked)
+        return CAM(**parts._asdict(), score=asked.together(values), target=asked.target, layer=name)
 
     def _weights(
         self,
         name: str,
-        maps: Tensor,
-        gradients: list[Tensor],
-        score: Tensor,
-        asked: Asked,
-        which: int,
         images: Tensor,
+        scores: Sequence[Tensor],
+        asked: Asked,
+        maps: Tensor,
+        gradients: Sequence[Tensor],
+        which: int,
     ) -> Tensor:
         if self.rule in RULES:
             return RULES[self.rule](maps, gradients[which])
@@ -202,41 +175,7 @@ class GradCAM:
             result = forward_with(self.model, self._layers[name], inputs, output)
             return asked.of(result, image, which)
 
-        return _PERTURBATIONS[self.rule](maps, images, score, again)
-
-
-def _gradient(
-    score: Tensor, activations: tuple[Tensor, ...], retain: bool
-) -> tuple[Tensor | None, ...]:
-    if not score.requires_grad:
-        return (None,) * len(activations)
-    # The scores of different images are different rows, so the sum's gradient holds each one's.
-    return torch.autograd.grad(score.sum(), activations, retain_graph=retain, allow_unused=True)
-
-
-def _raise_unconnected(name: str) -> None:
-    raise ValueError(
-        f"the score does not depend on the output of layer {name!r}, or the model detaches it, "
-        "runs the layer under no_grad or in a reentrant checkpoint, or goes on with the layer's "
-        "input instead; choose another layer or score"
-    )
-
-
-def _require_finite(name: str, what: str, values: Tensor) -> None:
-    if not bool(values.isfinite().all()):
-        raise ValueError(
-            f"layer {name!r}: its {what} is infinite or not a number in some place; are the "
-            "images and the parameters finite, and do half-precision values overflow?"
-        )
-
-
-def _single(value: Tensor) -> Tensor:
-    """At least single precision: sums over a map in bfloat16 have two digits."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-
-
-def _alpha(weights: Tensor) -> Tensor:
-    return weights[:, :, 0, 0] if weights.shape[2:] == (1, 1) else weights
+        return _PERTURBATIONS[self.rule](maps, images, scores[which], again)
 
 
 def require_model(model: Any) -> None:

@@ -55,6 +55,21 @@ class Asked:
         """How many scores there are to an image."""
         return 1 if self.classes is None else self.classes.shape[1]
 
+    @property
+    def target(self) -> Tensor | None:
+        """The classes as the caller asked: shape ``(N, K)``, or ``(N,)`` for one to an image."""
+        return self.classes if self.several or self.classes is None else self.classes[:, 0]
+
+    def together(self, parts: Sequence[Tensor]) -> Tensor:
+        """One tensor of K, one to a score, with K after N where the caller asked for several."""
+        return torch.stack(list(parts), dim=1) if self.several else parts[0]
+
+    def scores(self, output: Any, count: int) -> list[Tensor]:
+        """All K scores of N = ``count`` images, each of shape ``(N,)``."""
+        device = None if self.classes is None else self.classes.device
+        rows = torch.arange(count, device=device)
+        return [self.of(output, rows, which) for which in range(self.count)]
+
     def of(self, output: Any, image: Tensor, which: int) -> Tensor:
         """The scores that were asked for number ``which``.
 

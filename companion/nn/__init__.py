@@ -8,6 +8,7 @@ from companion.nn import functional
 from companion.nn.choice import explicit, is_explicit
 from companion.nn.layers import (
     AdaptiveAvgPool2d,
+    Augment,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
@@ -19,12 +20,17 @@ from companion.nn.layers import (
     MaxPool2d,
     ReLU,
     ReLU6,
+    Residual,
     Sequential,
+    TimeConv2d,
 )
 from companion.nn.networks import (
     NETWORKS,
+    ConvField,
+    ODENet,
     digit_classifier,
     efficientnet_lite0,
+    residual_net,
     resnet,
     resnet20,
     resnet32,
@@ -34,6 +40,7 @@ from companion.nn.networks import (
     vgg16,
     vgg19,
 )
+from companion.nn.ode_block import ODEBlock
 from companion.nn.pretrained.imagenet import Prediction, imagenet_classes, top
 from companion.nn.pretrained.preprocess import Preprocess
 from companion.nn.pretrained.weights import WeightsError
@@ -51,9 +58,11 @@ from companion.nn.train import History, accuracy, fit
 __all__ = [
     "NETWORKS",
     "AdaptiveAvgPool2d",
+    "Augment",
     "AvgPool2d",
     "BatchNorm2d",
     "Conv2d",
+    "ConvField",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
@@ -61,12 +70,16 @@ __all__ = [
     "History",
     "Linear",
     "MaxPool2d",
+    "ODEBlock",
+    "ODENet",
     "Prediction",
     "Preprocess",
     "ReLU",
     "ReLU6",
+    "Residual",
     "Sequential",
     "Summary",
+    "TimeConv2d",
     "WeightsError",
     "accuracy",
     "digit_classifier",
@@ -81,6 +94,7 @@ __all__ = [
     "output_size",
     "parameter_count",
     "receptive_field",
+    "residual_net",
     "resnet",
     "resnet20",
     "resnet32",

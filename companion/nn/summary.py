@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch.nn import Module
 from torch.nn.parameter import is_lazy
 
+from companion.nn.ode_block import ODEBlock
 from companion.nn.trace import Call, Fields, trace
 from companion.text_table import text_table
 
@@ -21,30 +22,37 @@ _RIGHT = (2, 3, 4)
 
 @dataclass(frozen=True)
 class Row:
-    """One call of one layer.
+    """One call of one layer; in an ODE block, all of them.
 
     Attributes:
         name: Its name in the network, such as ``features.0``; empty for the network itself.
         kind: The name of its class.
-        called: Whether the network calls it at all.
+        calls: How often it was called: 0 where the network does not call it at all, and more than
+            1 within an :class:`~companion.nn.ODEBlock`, whose solver evaluates its field.
         outputs: The shapes of the tensors that it returns, in order.
         parameters: The number of its own parameters that no row above has counted.
         trainable: Those of them that require a gradient.
         shared: The number of its own parameters that a row above has counted.
-        multiply_adds: Its own, for one sample: products of matrices and convolutions.
+        multiply_adds: Its own, for one sample: products of matrices and convolutions; of all
+            these calls.
         receptive_field: Of its outputs, vertically and horizontally; None where it is not an image,
             or where paths have joined on the way from the input.
     """
 
     name: str
     kind: str
-    called: bool
+    calls: int
     outputs: tuple[Shape, ...]
     parameters: int
     trainable: int
     shared: int
     multiply_adds: int
     receptive_field: Fields | None
+
+    @property
+    def called(self) -> bool:
+        """Whether the network calls it at all."""
+        return self.calls > 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +118,7 @@ class Summary:
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         rows = [
             (
-                f"{row.name} ({row.kind})" if row.name else f"({row.kind})",
+                _layer(row),
                 _outputs(row),
                 _parameters(row),
                 f"{row.multiply_adds:,}",
@@ -141,7 +149,9 @@ def summary(model: Module, input_shape: Sequence[int], *, channels_last: bool = 
 
     A module that is called twice has two rows, and the parameters of the second are told to be
     shared.  A module that is made of others has a row of its own where it has parameters, or does
-    multiply-adds, that none of them has.  An axis whose size depends on that of the batch is None.
+    multiply-adds, that none of them has.  The layers of an ODE block's field have one row each, for
+    all evaluations; how many there are depends on the solver, and may depend on the input, which is
+    zero here.  An axis whose size depends on that of the batch is None.
 
     Args:
         model: Any module that takes one floating-point tensor.
@@ -175,7 +185,7 @@ def summary(model: Module, input_shape: Sequence[int], *, channels_last: bool = 
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper calls no hooks
     if channels_last and len(shape) == 3:
         shape = (shape[2], *shape[:2])
-    calls = trace(model, (1, *shape))
+    calls = _folded(model, trace(model, (1, *shape)))
     rows = _rows(model, calls, _shapes(model, shape, calls))
     if channels_last:
         rows = [replace(row, outputs=tuple(map(_to_channels_last, row.outputs))) for row in rows]
@@ -213,10 +223,25 @@ def _checked(model: Module, input_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(input_shape)
 
 
+def _folded(model: Module, calls: list[Call]) -> list[Call]:
+    """The same, but for each module in the field of an ODE block one call for all of its."""
+    blocks = [module for module in model.modules() if isinstance(module, ODEBlock)]
+    repeated = {module for block in blocks for module in block.f.modules()}
+    folded: list[Call] = []
+    places: dict[Module, int] = {}
+    for call in calls:
+        place = places.setdefault(call.module, len(folded)) if call.module in repeated else None
+        if place is None or place == len(folded):
+            folded.append(call)
+        else:
+            folded[place] = folded[place] + call
+    return folded
+
+
 def _shapes(model: Module, shape: tuple[int, ...], calls: list[Call]) -> list[tuple[Shape, ...]]:
     """The shapes of all outputs, with None for each size that changes with that of the batch."""
     try:
-        others = trace(model, (2, *shape))
+        others = _folded(model, trace(model, (2, *shape)))
     except ValueError:  # a network for batches of one
         others = calls
     if _structure(others) != _structure(calls):  # one that takes its samples one by one
@@ -238,7 +263,7 @@ def _structure(calls: list[Call]) -> list[tuple[Module, list[int]]]:
 def _rows(model: Module, calls: list[Call], shapes: list[tuple[Shape, ...]]) -> list[Row]:
     names = {module: name for name, module in model.named_modules()}
     called = {call.module for call in calls}
-    never = [Call(module, (), 0, None) for module in names if module not in called]
+    never = [Call(module, (), 0, None, calls=0) for module in names if module not in called]
     counted: set[int] = set()
     rows = []
     for call, outputs in zip([*calls, *never], [*shapes, *(() for _ in never)], strict=True):
@@ -253,7 +278,7 @@ def _rows(model: Module, calls: list[Call], shapes: list[tuple[Shape, ...]]) -> 
             Row(
                 name=names[call.module],
                 kind=type(call.module).__name__,
-                called=call.module in called,
+                calls=call.calls,
                 outputs=outputs,
                 parameters=parameters,
                 trainable=sum(p.numel() for p in new if p.requires_grad),
@@ -271,6 +296,11 @@ def _to_channels_last(shape: Shape) -> Shape:
 
 def _shape(shape: Shape) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def _layer(row: Row) -> str:
+    kind = row.kind if row.calls <= 1 else f"{row.kind}, {row.calls} calls"
+    return f"{row.name} ({kind})" if row.name else f"({kind})"
 
 
 def _outputs(row: Row) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import Module
@@ -20,7 +20,7 @@ Fields = tuple[ReceptiveField, ReceptiveField]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one module.
+    """One call of one module, or the sum of several.
 
     Attributes:
         module: The module.
@@ -28,12 +28,19 @@ class Call:
         multiply_adds: Those of the call, without those of the modules that it called.
         fields: The receptive fields of its output, where it was reached from the input through
             layers alone whose windows are known.
+        calls: How many calls these are.
     """
 
     module: Module
     shapes: tuple[tuple[int, ...], ...]
     multiply_adds: int
     fields: Fields | None
+    calls: int = 1
+
+    def __add__(self, other: Call) -> Call:
+        """Both, of one module; with the shapes and fields of the first."""
+        work = self.multiply_adds + other.multiply_adds
+        return replace(self, multiply_adds=work, calls=self.calls + other.calls)
 
 
 @torch.inference_mode(False)  # which keeps no versions of tensors

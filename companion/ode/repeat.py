@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from companion.ode.begin import begin
@@ -56,6 +56,7 @@ class Repetition:
         last: int,
         nodes: Sequence[Time],
         stats: Stats,
+        look: Callable[[int, RungeKuttaMarch], None] | None = None,
     ) -> tuple[RungeKuttaMarch, list[Leaves]]:
         """The steps from a checkpoint to, but not including, number ``last``.
 
@@ -66,6 +67,8 @@ class Repetition:
             last: where to end.
             nodes: the times asked for.
             stats: where evaluations are counted.
+            look: called before every step after the first and at the end, with the number of the
+                step and the march that stands there.
 
         Returns:
             The march where it ended, and the states at the times that it has come by.
@@ -81,11 +84,13 @@ class Repetition:
         set_random_state(self.checkpoints.device, checkpoint.random)
         states: list[Leaves] = []
         output = checkpoint.output
-        for _ in range(checkpoint.step, last):
+        for step in range(checkpoint.step, last):
             march.advance(times[output], times[-1], nodes[output])
             while output < self._asked and march.has_passed(times[output]):
                 states.append(march.state(times[output], nodes[output]))
                 output += 1
+            if look is not None:
+                look(step + 1, march)
         if self.crossing is not None and last == self.steps:
             states.append(march.shortened(self.crossing.t))
         return march, states

@@ -9,6 +9,7 @@ from torch import nn
 
 from companion.nn.networks.digits import digit_classifier
 from companion.nn.networks.efficientnet_lite import efficientnet_lite0
+from companion.nn.networks.ode_net import ConvField, ODENet, residual_net
 from companion.nn.networks.resnet import resnet, resnet20, resnet32, resnet44, resnet56
 from companion.nn.networks.scenes import scene_classifier
 from companion.nn.networks.vgg import vgg16, vgg19
@@ -30,8 +31,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 __all__ = [
     "NETWORKS",
+    "ConvField",
+    "ODENet",
     "digit_classifier",
     "efficientnet_lite0",
+    "residual_net",
     "resnet",
     "resnet20",
     "resnet32",

@@ -1,0 +1,39 @@
+"""Room for a flow: channels of zeros."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+
+class Augment(nn.Module):
+    """Appends channels of zeros, which a flow may use to go around what it cannot cross.
+
+    Trajectories of an ODE do not cross, so that a flow of the plane cannot carry the inside of a
+    circle out of it; with one more dimension it lifts it out.
+
+    Shapes: (N, C, ...) -> (N, C + channels, ...).
+
+    Source: Dupont, Doucet and Teh, *Augmented neural ODEs*, NeurIPS 2019.
+
+    Args:
+        channels: How many to append.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return augmented(x, self.channels)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
+
+
+def augmented(x: Tensor, channels: int) -> Tensor:
+    """The input with channels of zeros appended along axis 1."""
+    if not channels:
+        return x
+    axes_after = x.ndim - 2
+    return pad(x, (0, 0) * axes_after + (0, channels))
