@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processes import processes
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -203,20 +204,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    device = torch.device("cuda" if cuda else "cpu")
-    backend = "nccl" if cuda else "gloo"
-    if "RANK" in os.environ:
-        # Started by torchrun, which tells each process where it finds the others.
-        distributed.init_process_group(backend)
-    else:
-        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
-    try:
+    with processes() as device:
         train(options, device)
-    finally:
-        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

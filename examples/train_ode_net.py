@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import shlex
 import shutil
 import sys
@@ -31,6 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from processes import processes
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -94,23 +94,6 @@ def make_network(options: argparse.Namespace) -> nn.Module:
         except RuntimeError as error:
             raise ValueError(f"--start: {options.start} has weights of another network") from error
     return network
-
-
-@contextmanager
-def processes() -> Iterator[torch.device]:
-    """The group of processes that torchrun has started, or one of this process alone."""
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    backend = "nccl" if cuda else "gloo"
-    if "RANK" in os.environ:
-        distributed.init_process_group(backend)
-    else:
-        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        yield torch.device("cuda" if cuda else "cpu")
-    finally:
-        distributed.destroy_process_group()
 
 
 @contextmanager

@@ -20,6 +20,8 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 NOTEBOOKS = [
     "--nbval",
     "--nbval-current-env",
+    "--nbval-sanitize-with",
+    "tools/nbval.cfg",
     "-n",
     "2",
     "--dist",

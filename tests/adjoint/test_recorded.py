@@ -544,6 +544,9 @@ def test_two_losses_and_one_again(gradient):
     again = recording.adjoints(grads, asked)
     assert torch.equal(again.a, first)
     assert torch.equal(again.y, y)
+    # The statistics are those of one pass.
+    steps = recording.stats.accepted
+    assert gradient in CONTINUOUS or recording.stats.backward.accepted == steps
     # In the order in which they were asked for.
     assert torch.equal(first[2], first[3])
     (_, _, ordered), _ = record(Net(), [0.0, 1.0], [0.0, 0.3, 0.9], **options)
@@ -575,7 +578,8 @@ def test_without_gradients_in_inference_mode_and_after_something_that_writes(gra
         with mode():
             y0 = Y0.clone()
             with recorded() as recording:
-                solve(net, y0, [0.0, 1.0], gradient=gradient)
+                y = solve(net, y0, [0.0, 1.0], gradient=gradient).y
+        assert y.requires_grad == (mode is torch.no_grad)
         grads = torch.zeros(2, 2, dtype=F64)
         grads[-1] = weights_of(2)[-1]
         assert torch.equal(recording.adjoints(grads, [0.0, 0.3]).a, expected)
@@ -594,9 +598,13 @@ def test_times_that_have_gradients_elsewhere():
     (_, _, a), _ = record(Net(), t, t.detach() * 0.3)
     torch.testing.assert_close(a, expected, rtol=1e-12, atol=0)
     tau = torch.tensor([0.4], dtype=F64, requires_grad=True)
+    times, grads = [0.0, 0.4, 1.0], weights_of(3)
     for gradient in STRATEGIES:
-        (_, _, a), _ = record(Net(), t, [0.0], gradient=gradient, jump_t=tau, **TIGHT)
-        torch.testing.assert_close(a, expected[:1], rtol=1e-5, atol=0)
+        options = {"gradient": gradient, "jump_t": tau, **TIGHT}
+        (_, y, a), _ = record(Net(), times, [0.0, 0.4], grads=grads, **options)
+        for time, state, found in zip([0.0, 0.4], y, a, strict=True):
+            expected = restarted(Net(), state, time, times, grads)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
 
 
 def test_a_single_time():

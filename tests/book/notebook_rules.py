@@ -97,6 +97,11 @@ def html(cell: dict[str, Any]) -> str:
     return " ".join(output.get("data", {}).get("text/html", "") for output in cell["outputs"])
 
 
+def sliders(cell: dict[str, Any]) -> int:
+    """How many figures with a slider a cell displayed; they are HTML, and figures nonetheless."""
+    return html(cell).count('class="companion-slider"')
+
+
 def executed_in_order(notebook: Notebook) -> Iterator[str]:
     counts = [cell.execution_count for cell in notebook.code]
     if not counts:
@@ -179,6 +184,8 @@ def outputs_present(notebook: Notebook) -> Iterator[str]:
             yield f"{shown(cell)} ends in an expression, but no result is stored"
         if draws and not any(kind.startswith("image/") for kind in mime_types(cell)):
             yield f"{shown(cell)} shows a figure, but none is stored"
+        if any(called(call) == "slider" for call in calls(cell)) and not sliders(cell):
+            yield f"{shown(cell)} makes a slider, but none is stored; let it be the last expression"
 
 
 def portable_digits(notebook: Notebook) -> Iterator[str]:
@@ -208,15 +215,18 @@ def figures_described(notebook: Notebook) -> Iterator[str]:
     for cell in notebook.code:
         pictures = [kind for kind in mime_types(cell) if kind.startswith("image/")]
         about = cell.metadata.get("mystnb", {})
-        if len(pictures) > 1:
-            yield f"{shown(cell)} draws {len(pictures)} figures; one a cell, each with its text"
+        figures = len(pictures) + sliders(cell)
+        if figures > 1:
+            yield f"{shown(cell)} draws {figures} figures; one a cell, each with its text"
         if pictures and not about.get("image", {}).get("alt", "").strip():
             yield f"{shown(cell)} draws a figure without alt text (mystnb: image: alt)"
-        if pictures and not about.get("figure", {}).get("caption", "").strip():
+        if figures and not about.get("figure", {}).get("caption", "").strip():
             yield f"{shown(cell)} draws a figure without a caption (mystnb: figure: caption)"
         for picture in re.findall(r"<(?:img|svg)\b[^>]*>", html(cell)):
             if not re.search(r"""\b(alt|aria-label|aria-labelledby)=["'][^"']""", picture):
                 yield f"{shown(cell)} displays {picture[:40]} without alt text or aria-label"
+        if sliders(cell) and re.search(r"<span>\s*</span></li>", html(cell)):
+            yield f"{shown(cell)} displays a slider with a frame without alt text"
     for text in notebook.prose:
         if re.search(r"!\[\s*\]\(", text):
             yield "a picture in the text has no alt text"
@@ -224,7 +234,7 @@ def figures_described(notebook: Notebook) -> Iterator[str]:
 
 def figures_asserted(notebook: Notebook) -> Iterator[str]:
     for cell in notebook.code:
-        draws = any(kind.startswith("image/") for kind in mime_types(cell))
+        draws = sliders(cell) or any(kind.startswith("image/") for kind in mime_types(cell))
         asserts = any(isinstance(node, ast.Assert) for s in body(cell) for node in ast.walk(s))
         checks = any(
             called(call) in ("check", "assert_close", "assert_allclose") for call in calls(cell)

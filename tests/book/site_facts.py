@@ -101,6 +101,23 @@ COLOURS = """() => {
   return {background: behind(document.body), contrast: least, where};
 }"""
 
+# Moves every slider to its other end, as a reader does, and tells what then does not agree with it:
+# the value beside it, the alt text, or the parts of the drawing that are seen.
+SLIDERS = """() => [...document.querySelectorAll('.companion-slider')].flatMap(box => {
+  const slider = box.querySelector('input');
+  slider.value = slider.value === slider.max ? slider.min : slider.max;
+  slider.dispatchEvent(new Event('input', {bubbles: true}));
+  const [value, alt] = [...box.querySelectorAll('li')[slider.value]?.children ?? []].map(
+    n => n.textContent);
+  const seen = [...box.querySelectorAll('[data-frame]')].filter(
+    n => n.getBoundingClientRect().width + n.getBoundingClientRect().height);
+  return [
+    ['value', box.querySelector('output')?.textContent === value],
+    ['alt text', box.querySelector('svg')?.getAttribute('aria-label') === alt],
+    ['drawing', seen.length && seen.every(n => n.dataset.frame === slider.value)],
+  ].filter(([, agrees]) => !agrees).map(([what]) => `${what} of #${slider.id}`);
+})"""
+
 TWO_FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 # Folded solutions and cells are opened first: what a reader may open is checked too.
@@ -124,6 +141,7 @@ class Facts:
     phone: dict[str, Any] = field(default_factory=dict)
     light: dict[str, Any] = field(default_factory=dict)
     dark: dict[str, Any] = field(default_factory=dict)
+    dead: list[str] = field(default_factory=list)
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -184,6 +202,7 @@ def observe(browser: Browser, address: str, name: str) -> Facts:
         facts.dark = page.evaluate(COLOURS)
         page.set_viewport_size(PHONE)
         facts.phone = page.evaluate(LAYOUT)
+        facts.dead = page.evaluate(SLIDERS)
     finally:
         context.close()
     return facts

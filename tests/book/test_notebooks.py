@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import notebook_rules as rules
 import pytest
@@ -19,6 +20,7 @@ from notebook_rules import RULES, Notebook, Rule
 from PIL import Image
 from refresh import normalise, notebooks, text_of
 
+from companion.figures import slider
 from companion.proof import MIME, Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +163,19 @@ def page(text: str) -> NotebookNode:
     return new_output("display_data", data={"text/html": text, "text/plain": "page"})
 
 
+def moving(*texts: str) -> NotebookNode:
+    """A figure with a slider, with these alt texts."""
+    fig, ax = plt.subplots()
+    frames = [ax.plot([0, 1]) for _ in texts]
+    made = slider(fig, frames, range(len(texts)), label="Place", alt=texts, name="planted")
+    return page(made.html)
+
+
+def emptied(output: NotebookNode, text: str) -> NotebookNode:
+    output.data["text/html"] = output.data["text/html"].replace(text, "")
+    return output
+
+
 FAULTS: list[tuple[Rule, str, Callable[[NotebookNode], None]]] = [
     (rules.executed_in_order, "never run", cleared),
     (rules.executed_in_order, "out of order", counts(1, 3, 2, 4)),
@@ -211,7 +226,20 @@ FAULTS: list[tuple[Rule, str, Callable[[NotebookNode], None]]] = [
     (rules.figures_described, "markdown", added_source(0, "\n\n![](picture.png)")),
     (rules.figures_described, "html", outputs(2, page("<img src='data:,'>"))),
     (rules.figures_described, "svg", outputs(2, page("<svg viewBox='0 0 1 1'></svg>"))),
+    (rules.outputs_present, "a lost slider", source(3, "slider(fig, frames)")),
+    (rules.figures_described, "a slider without caption", outputs(3, moving("Low.", "High."))),
+    (
+        rules.figures_described,
+        "a slider beside a figure",
+        outputs(4, figure(), moving("Low.", "High.")),
+    ),
+    (
+        rules.figures_described,
+        "a frame without alt text",
+        outputs(4, emptied(moving("Low.", "High."), "High.")),
+    ),
     (rules.figures_asserted, "no claim checked", source(4, "plt.show()")),
+    (rules.figures_asserted, "no claim of a slider checked", outputs(3, moving("Low.", "High."))),
     (rules.nothing_exempt, "skipped", metadata(1, tags=["nbval-skip"])),
     (rules.nothing_exempt, "hidden", metadata(1, tags=["remove-input"])),
     (rules.nothing_exempt, "ignored", metadata(1, tags=["nbval-ignore-output"])),

@@ -91,6 +91,10 @@ def boxes_in_one_sequence(page: Facts) -> Iterator[str]:
         yield f"not numbered in one sequence: {page.structure['boxes']}"
 
 
+def sliders_move(page: Facts) -> Iterator[str]:
+    yield from (f"the slider was moved, but not the {what}" for what in page.dead)
+
+
 def headings_in_order(page: Facts) -> Iterator[str]:
     levels = page.structure["headings"]
     if levels.count(1) != 1 or levels[0] != 1:
@@ -109,6 +113,7 @@ CHECKS: tuple[Check, ...] = (
     one_search,
     light_and_dark,
     boxes_in_one_sequence,
+    sliders_move,
     headings_in_order,
 )
 
@@ -217,6 +222,9 @@ PLANTED = """<!doctype html><html lang="en"><head><title>Planted</title></head>
 <div class="proof"><span class="caption-number">Theorem 1.1</span></div>
 <div class="proof"><span class="caption-number">Lemma 1.1</span></div>
 <input type="search"><input type="search">
+<div class="companion-slider"><svg role="img" aria-label="Low."></svg>
+<input id="dead" type="range" min="0" max="1" value="0"><output>0</output>
+<ol><li><b>0</b>: <span>Low.</span></li><li><b>1</b>: <span>High.</span></li></ol></div>
 </article></body></html>"""
 
 

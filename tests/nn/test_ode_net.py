@@ -70,6 +70,8 @@ def test_the_settings_of_the_solver_reach_the_block():
     assert block.t == (0.0, 2.0)
     with pytest.raises(TypeError, match="tolerance"):
         ODENet(tolerance=1e-3)
+    with pytest.raises(TypeError, match=r"augment must be an integer, got 1\.0"):
+        ODENet(augment=1.0)
 
 
 def test_the_field_is_smooth_and_knows_the_time():
