@@ -302,8 +302,7 @@ def _cotangents(grads: Any, outputs: Leaves) -> Leaves:
     if len(found) != len(outputs):
         raise ValueError(
             f"grads holds {len(found)} tensors, and the solve has put out {len(outputs)}: give "
-            "the gradient with respect to each, as torch.autograd.grad(loss, "
-            "torch.utils._pytree.tree_leaves(record.outputs)) returns them"
+            "the gradient with respect to each tensor of record.outputs"
         )
     if all(grad is None for grad in found):
         raise ValueError(

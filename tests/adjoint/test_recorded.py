@@ -484,6 +484,19 @@ def test_times_at_the_ends_of_steps_cost_nothing(gradient):
     assert inside.stats.backward.evaluations == few.stats.backward.evaluations + 2 + 3
 
 
+def test_the_first_time_and_the_last_cost_what_a_gradient_costs():
+    """Also of a method whose steps hand on a value of f that is no function of the state."""
+    options = {"method": "kvaerno5", "control": FixedStep(1 / 8)}
+    y0 = Y0.clone().requires_grad_()
+    sol = solve(Net(), y0, [0.0, 1.0], **options)
+    sol.y[-1].sum().backward()
+    _, recording = record(Net(), [0.0, 1.0], [0.0, 1.0], **options)
+    assert recording.stats.backward.evaluations == sol.stats.backward.evaluations
+    # Where it is handed on, one evaluation makes it a function of the state.
+    _, more = record(Net(), [0.0, 1.0], [n / 8 for n in range(9)], **options)
+    assert more.stats.backward.evaluations == sol.stats.backward.evaluations + 7
+
+
 def test_parameters_get_no_gradients_and_neither_does_what_comes_before():
     net, before = Net(), nn.Linear(2, 2).double()
     with recorded() as recording:
@@ -644,6 +657,23 @@ def test_a_solve_by_scipy_and_one_by_adams_along_continuous_adjoints():
         found, _ = record(Net(), [0.0, 1.0], [0.0, 0.3, 1.0], gradient=gradient, **options)
         torch.testing.assert_close(found.a, expected, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(found.y, y, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("gradient", STRATEGIES)
+def test_on_a_gpu(gradient):
+    options = {"gradient": gradient, "rtol": 1e-7, "atol": 1e-8}
+    asked = torch.linspace(0, 1, 5, dtype=F64)
+    (_, y, a), _ = record(Net(), [0.0, 1.0], asked, **options)
+    grads = torch.zeros(2, 2, dtype=F64, device="cuda")
+    grads[-1] = weights_of(2)[-1]
+    net, y0 = Net().cuda(), Y0.cuda()
+    for times in (asked, asked.cuda()):
+        found, _ = record(net, [0.0, 1.0], times, grads=grads, y0=y0, **options)
+        assert found.a.device == found.y.device == y0.device
+        torch.testing.assert_close(found.y.cpu(), y, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.a.cpu(), a, rtol=1e-9, atol=1e-9)
 
 
 # Which solve
