@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+#: Medians that an interval of confidence is read from.
+BOOTSTRAP = 2000
 
 
 def interleave(contenders: dict[str, Callable[[], object]], rounds: int = 30) -> dict[str, float]:
@@ -37,6 +40,24 @@ def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dic
             _wait()
             times[name].append(time.perf_counter() - start)
     return times
+
+
+def paired_ratio(times: list[float], base: list[float]) -> dict[str, object]:
+    """How many times as long as ``base`` something takes that ran beside it in every round.
+
+    The median of the ratios of the rounds, and the interval that holds 95 % of the medians of as
+    many ratios drawn from them with replacement (the percentile bootstrap).
+    """
+    ratios = [a / b for a, b in zip(times, base, strict=True)]
+    draw = random.Random(0)
+    medians = sorted(
+        statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(BOOTSTRAP)
+    )
+    edge = BOOTSTRAP // 40
+    return {
+        "median of the ratios": round(statistics.median(ratios), 3),
+        "95 % interval": [round(medians[edge], 3), round(medians[-1 - edge], 3)],
+    }
 
 
 def _wait() -> None:

@@ -38,14 +38,14 @@ from companion.data import digits
 from companion.nn import ODENet
 
 WEIGHTS = Path(__file__).parents[1] / "book" / "synthesis" / "ode_net_digits.safetensors"
-SEEDS = range(3)
+SEEDS = range(2)
 BATCH = 64
 TOLERANCES = (1e-3, 1e-5)
 #: The tolerance of the gradient that all others are compared with.
 EXACT = 1e-10
 #: Factors of the tolerance on the ladder.
 LADDER = (1, 0.3, 0.1, 0.03, 0.01)
-ROUNDS = 12
+ROUNDS = 8
 DEFAULT = "checkpointed"
 ADJOINT = "torchdiffeq, odeint_adjoint"
 

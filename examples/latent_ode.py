@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -286,6 +287,7 @@ def main() -> None:
         raise SystemExit(f"latent_ode.py: there is no folder {folder}")
     data = spirals(options.spirals, options.seed).to(device)
     held_out = spirals(HELD_OUT, HELD_OUT_SEED).to(device)
+    print("python examples/latent_ode.py", shlex.join(sys.argv[1:]), flush=True)
     torch.manual_seed(options.seed)
     model = MODELS[options.decoder]().to(device)
     try:

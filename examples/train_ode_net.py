@@ -84,7 +84,7 @@ def make_network(options: argparse.Namespace) -> nn.Module:
             method=options.method,
             rtol=options.tolerance,
             atol=options.tolerance,
-            control=options.fixed_step and FixedStep(options.fixed_step),
+            control=None if options.fixed_step is None else FixedStep(options.fixed_step),
             gradient=options.gradient,
         )
     if options.start is not None:

@@ -385,6 +385,7 @@ def test_two_processes_train_one_ode_net(tmp_path):
         (["--method", "dopri6"], "unknown method 'dopri6'"),
         (["--gradient", "adjoint"], "unknown gradient 'adjoint'"),
         (["--tolerance", -1], "rtol"),
+        (["--fixed-step", 0], "size must be positive, got 0"),
         (["--network", "residual", "--layers", 0], "layers must be at least 1, got 0"),
         (["--start", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--output", "nowhere/net.safetensors"], "there is no folder .*nowhere"),

@@ -28,6 +28,7 @@ from companion.adjoint.inquiry import Inquiry
 from companion.adjoint.own_backward import Incoming, OwnBackward, present_autocast
 from companion.adjoint.reversible import Reversible
 from companion.ode.adams import Adams
+from companion.ode.at_ends import at_ends
 from companion.ode.control import PID, FixedGrid
 from companion.ode.field import Leaves
 from companion.ode.integrate import Path
@@ -126,8 +127,8 @@ class Recording:
     def _made(self) -> _RecordedSolve:
         if self._solve is None:
             raise ValueError(
-                "recorded(): no solve has been made inside of it yet: call the block, or "
-                "companion.solve, under the with statement"
+                "recorded(): no solve has been made inside of it: record what calls "
+                "companion.solve, such as an ODEBlock"
             )
         return self._solve
 
@@ -135,8 +136,8 @@ class Recording:
         """Solve, and remember what the way back needs."""
         if self._solve is not None:
             raise ValueError(
-                "recorded(): a second solve inside of it, and a recording is of one: record each "
-                "under a with statement of its own, around the block that makes it"
+                "recorded(): a second solve inside of it, and a recording is of one: take a "
+                "module that makes one of them, and another for the other"
             )
         _check(strategy, problem)
         with _not_recording(), torch.inference_mode(False), torch.no_grad():
@@ -349,7 +350,7 @@ def _inquiry(times: Any, solved: Sequence[float]) -> tuple[Tensor, Inquiry]:
     dtype = t.dtype if t.is_floating_point() else torch.float64
     low, high = sorted((solved[0], solved[-1]))
     slack = ROUNDING * torch.finfo(dtype).eps * max(abs(low), abs(high))
-    asked = t.tolist()
+    asked = at_ends(t.tolist(), low, high)
     for i, time in enumerate(asked):
         # Written so that a NaN is outside.
         if not low - slack <= time <= high + slack:

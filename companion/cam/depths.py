@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion.ode.at_ends import at_ends
+
 Depths = int | Sequence[float] | Tensor | None
 
 #: Times of an ODE block where nothing is said.
@@ -53,7 +55,7 @@ def times_of(depths: int | list[float] | None, t0: float, t1: float) -> list[flo
     if isinstance(count, Integral):
         _require_both_ends(count, t1)
         return torch.linspace(t0, t1, int(count), dtype=torch.float64).tolist()
-    times = [float(t) for t in depths]
+    times = at_ends([float(t) for t in depths], t0, t1)
     for t in times:
         if not min(t0, t1) <= t <= max(t0, t1):
             raise ValueError(f"depths: {t} is outside the times of the block, {t0} to {t1}")

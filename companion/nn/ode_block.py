@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from companion.adjoint import Gradient
 from companion.nn.layers.augment import augmented
+from companion.nn.layers.checks import require_batch, require_count
+from companion.ode.at_ends import at_ends
 from companion.ode.control import FixedGrid, FixedStep
 from companion.ode.method import Control, Method, Scheme
 from companion.ode.solution import Stats
@@ -94,7 +96,7 @@ class ODEBlock(nn.Module):
             )
         require_count("augment", augment, least=0)
         self.f = f
-        self.t = _span(t)
+        self.t = span(t)
         self.method = method
         self.rtol = rtol
         self.atol = atol
@@ -112,13 +114,14 @@ class ODEBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """z(t1), for z(t0) = x, to which channels of zeros have been appended."""
-        return self._solve(x, _span(self.t), self.control)[-1]
+        return self._solve(x, span(self.t), self.control)[-1]
 
     def trajectory(self, x: Tensor, t: Sequence[float] | Tensor) -> Tensor:
-        """The state at several times, on the way that :meth:`forward` takes.
+        """The state at several times, on the way of the forward pass.
 
         The steps are those of the forward pass: states within a step come from the method's dense
-        output, also with :class:`companion.FixedStep`.
+        output, also with :class:`companion.FixedStep`.  (``"reversible"`` has none: it takes
+        steps that end at these times.)
 
         Args:
             x: The input, (N, C, ...).
@@ -130,7 +133,7 @@ class ODEBlock(nn.Module):
         Raises:
             TypeError, ValueError: t is no sequence of numbers, or not as above.
         """
-        t0, t1 = _span(self.t)
+        t0, t1 = span(self.t)
         times = _times(t, t0, t1)
         nodes = [t0, *(time for time in times if t0 < time < t1), t1]
         control = self.control
@@ -143,7 +146,7 @@ class ODEBlock(nn.Module):
 
     @torch.compiler.disable  # how many steps there are is decided by numbers: nothing to trace
     def _solve(self, x: Tensor, t: Sequence[float], control: Control | str | None) -> Tensor:
-        _check_batch(x)
+        require_batch("ODEBlock", x)
         settings = {name: getattr(self, name) for name in SETTINGS} | {"control": control}
         y0 = augmented(x, self.augment)
         solution = solve(self.f, y0, t, gradient=self.gradient, **settings)
@@ -155,19 +158,12 @@ class ODEBlock(nn.Module):
         for name in (*SETTINGS, "gradient", "augment"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, tuple | int) and not value):
-                told.append(f"{name}={getattr(value, 'name', value)!r}")
+                # A tensor has a name, too, which is None.
+                told.append(f"{name}={getattr(value, 'name', None) or value!r}")
         return ", ".join(told)
 
 
-def require_count(name: str, value: int, least: int) -> None:
-    """Raise an error unless an argument is an integer that is large enough."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _span(t: Any) -> tuple[float, float]:
+def span(t: Any) -> tuple[float, float]:
     """The initial time and the last."""
     if isinstance(t, Tensor) and t.requires_grad:
         raise ValueError("ODEBlock: t requires grad, but the times of a block are numbers: detach")
@@ -190,7 +186,7 @@ def _times(t: Any, t0: float, t1: float) -> list[float]:
     times = t.tolist() if isinstance(t, Tensor) else t
     if not isinstance(times, Sequence) or not all(map(_is_number, times)):
         raise TypeError(f"trajectory: t must be a sequence of numbers, got {t!r}")
-    times = list(map(float, times))
+    times = at_ends(list(map(float, times)), t0, t1)
     increasing = all(a < b for a, b in pairwise(times))
     if not times or not increasing or not t0 <= times[0] <= times[-1] <= t1:
         raise ValueError(
@@ -201,13 +197,3 @@ def _times(t: Any, t0: float, t1: float) -> list[float]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _check_batch(x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"ODEBlock: expected a torch.Tensor, got {type(x).__name__}")
-    if x.ndim < 2:
-        raise ValueError(
-            "ODEBlock: expected a batch of states, (N, C, ...), got an input of shape "
-            f"{tuple(x.shape)}; a single one? Make it a batch of one: x[None]"
-        )

@@ -849,6 +849,9 @@ def test_times_rounded_to_single_precision_are_not_outside():
         (_, y, a), recording = record(linear, times, asked)
         assert torch.equal(y, recording.outputs)
         assert torch.equal(a[1], weights_of(2)[-1])
+    # Nor is what was rounded before the solve.
+    (_, y, _), recording = record(linear, torch.tensor([0.0, t1], dtype=torch.float32), [0.0, t1])
+    assert torch.equal(y, recording.outputs)
     # Integers are exact.
     (_, y, _), recording = record(linear, [0.0, 1.0], torch.tensor([1, 0]))
     assert torch.equal(y, recording.outputs.flip(0))

@@ -40,8 +40,10 @@ def tabulated() -> set[str]:
     cells = nbformat.read(PAGE, as_version=4).cells
     rows = [
         line.split("|")[1:3]
-        for cell in cells if cell.cell_type == "markdown"
-        for line in cell.source.splitlines() if line.startswith("|")
+        for cell in cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("|")
     ]
     return {name for row in rows for part in row for name in re.findall(r"`(\w+)`", part)}
 

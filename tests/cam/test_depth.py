@@ -480,6 +480,16 @@ def test_times_that_are_chosen():
         torch.testing.assert_close(seen.map[:, 0], whole.map[:, 1], **EXACT)
 
 
+@pytest.mark.parametrize("span", [(0.0, 0.1), (0.7, 1.3)])
+def test_times_in_single_precision_reach_the_ends(span):
+    model, x = ode_net(), images()
+    model.block.t = span
+    t = torch.linspace(*span, 3, dtype=torch.float32)
+    assert not span[0] <= t[0].item() <= t[-1].item() <= span[1]
+    seen, whole = DepthCAM(model)(x, 1, t), DepthCAM(model)(x, 1, 3)
+    torch.testing.assert_close(seen.map, whole.map, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("depths", "error", "words"),
     [

@@ -17,6 +17,7 @@ from companion.adjoint import STRATEGIES, Checkpointed
 from companion.nn import Augment, ConvField, ODEBlock, ODENet, Residual, TimeConv2d, explicit
 from companion.nn import summary as summarise
 from companion.nn.layers import Sequential
+from companion.ode.tableaus import METHODS
 
 CHANNELS = 3
 #: The strategy for steady states has none to find at t1.
@@ -122,6 +123,20 @@ def test_a_time_convolution_tells_its_own_channels():
         TimeConv2d(3, 0, 3)
 
 
+def test_every_sample_may_have_a_time_of_its_own(field):
+    # As many samples as the maps are wide: the times must not be broadcast along the width.
+    t, z = torch.rand(4).double(), torch.randn(4, CHANNELS, 5, 4, dtype=torch.float64)
+    apart = torch.cat([field(t[i], z[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(field(t, z), apart, rtol=1e-12, atol=1e-13)
+    together = solve(field, z, [0.0, 1.0], batched=True).y[-1]
+    apart = torch.cat([solve(field, z[i : i + 1], [0.0, 1.0]).y[-1] for i in range(4)])
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-13)
+    layer = TimeConv2d(3, 4, 3)
+    for times, maps in [((5,), (1, 3, 5, 5)), ((1,), (3, 5, 5)), ((2, 1), (2, 3, 5, 5))]:
+        with pytest.raises(ValueError, match=r"a time for all samples .* or one for each, got t"):
+            layer(torch.rand(times), torch.rand(maps))
+
+
 # Residual and Augment
 
 
@@ -148,6 +163,19 @@ def test_channels_of_zeros_are_appended(shape):
     assert torch.equal(y[:, :3], x)
     assert not y[:, 3:].any()
     assert Augment(0)(x) is x
+
+
+def test_channels_that_cannot_be_appended(field, x):
+    with pytest.raises(ValueError, match="Augment: channels must be at least 0, got -1"):
+        Augment(-1)
+    with pytest.raises(TypeError, match=r"Augment: channels must be an integer, got 1\.5"):
+        Augment(1.5)
+    with pytest.raises(ValueError, match=r"Augment: expected a batch of states.*shape \(3,\)"):
+        Augment(1)(torch.rand(3))
+    block = ODEBlock(field)
+    block.augment = -1
+    with pytest.raises(ValueError, match="augment must be at least 0, got -1"):
+        block(x)
 
 
 # The solution
@@ -228,6 +256,16 @@ def test_the_states_within_a_step_come_from_the_dense_output_of_the_method(x):
 def test_times_that_the_trajectory_does_not_have(field, x, t, error, message):
     with pytest.raises(error, match=message):
         ODEBlock(field).trajectory(x, t)
+
+
+@pytest.mark.parametrize("span", [(0.0, 0.1), (0.7, 1.3)])
+def test_times_in_single_precision_reach_the_ends(field, x, span):
+    block = ODEBlock(field, t=span)
+    t = torch.linspace(*span, 4, dtype=torch.float32)
+    assert not span[0] <= t[0].item() <= t[-1].item() <= span[1]
+    states = block.trajectory(x, t)
+    assert torch.equal(states[0], x)
+    torch.testing.assert_close(states[-1], block(x), rtol=1e-7, atol=1e-7)
 
 
 # Gradients
@@ -403,6 +441,13 @@ def test_the_repr_tells_the_solver(field):
         "t=(0.0, 1.0), method='tsit5', rtol=0.001, atol=0.001, control='PI3040', "
         "max_steps=10000, step_t=(0.5,), gradient='checkpointed'"
     )
+
+
+def test_the_repr_tells_tensors_and_tableaus(field):
+    told = repr(ODEBlock(field, method=METHODS["tsit5"], atol=torch.tensor(0.5), step_t=[0.25]))
+    assert "method='tsit5'" in told
+    assert "atol=tensor(0.5" in told
+    assert "step_t=[0.25]" in told
 
 
 def test_the_summary_has_a_row_for_each_layer_of_the_field():

@@ -214,3 +214,10 @@ def test_the_book_s_network_points_at_the_digits_of_new_scenes():
         found = GradCAM(model, "block")(new.images, new.labels[:, k].tolist())
         hits = pointing_game(found.heatmap((64, 64)), new.boxes[:, k])
         assert hits.float().mean() >= 0.9
+
+
+def test_times_that_do_not_increase_make_no_residual_net():
+    model = ODENet(width=4)
+    model.block.t = (2, 0)
+    with pytest.raises(ValueError, match="increasing"):
+        model.as_residual_net(3)

@@ -1,6 +1,5 @@
 """What a step costs beyond f, in counts: operations, and read-backs that would stop a GPU."""
 
-
 import pytest
 import torch
 

@@ -6,6 +6,8 @@ layer's repr, what came, what was expected, and a cure.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -65,6 +67,30 @@ def require_features(
         return
     _inspect_type(layer, x, "input", dtype, cure="x.float()")
     _inspect_features(layer, x, features)
+
+
+def require_batch(layer: str, x: Tensor) -> None:
+    """Require a batch of any states, ``(N, C, ...)``.
+
+    Raises:
+        TypeError: x is not a tensor.
+        ValueError: x has fewer than two axes.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{layer}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.ndim < 2:
+        raise ValueError(
+            f"{layer}: expected a batch of states, (N, C, ...), got an input of shape "
+            f"{tuple(x.shape)}; a single one? Make it a batch of one: x[None]"
+        )
+
+
+def require_count(name: str, value: int, least: int) -> None:
+    """Raise an error unless an argument is an integer that is large enough."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _inspect_type(

@@ -22,8 +22,9 @@ class TimeConv2d(Conv2d):
     where :math:`t\,\mathbf 1` is a map with the value t at every place.  Where the maps are padded
     with zeros, so is that of time.  Explicitly it is that of :class:`Conv2d`.
 
-    Shapes: t a number or a tensor of no axes, z (N, C, H, W) -> (N, F, H', W'), or without N; the
-    weights are (F, C + 1, kH, kW).
+    Shapes: t a number, a tensor of no axes, or (N,) with a time for each sample (which is what
+    ``solve(batched=True)`` has), z (N, C, H, W) -> (N, F, H', W'), or without N; the weights are
+    (F, C + 1, kH, kW).
 
     The layer that neural ODEs are usually made of, as in Chen, Rubanova, Bettencourt and Duvenaud,
     *Neural ordinary differential equations*, NeurIPS 2018, whose code calls it ``ConcatConv2d``.
@@ -35,7 +36,7 @@ class TimeConv2d(Conv2d):
             :class:`Conv2d`.
 
     Raises:
-        TypeError, ValueError: As :class:`Conv2d` does.
+        TypeError, ValueError: As :class:`Conv2d` does; on a call, t is not as above.
 
     Example:
         >>> layer = TimeConv2d(16, 16, 3, padding=1)
@@ -74,8 +75,20 @@ class TimeConv2d(Conv2d):
 
     def forward(self, t: float | Tensor, z: Tensor) -> Tensor:
         require_image(self, z, self.in_channels, self.weight.dtype)
-        time = torch.ones_like(z[..., :1, :, :]) * t
+        time = torch.ones_like(z[..., :1, :, :]) * self._broadcast(t, z)
         return super().forward(torch.cat([time, z], dim=-3))
+
+    def _broadcast(self, t: float | Tensor, z: Tensor) -> float | Tensor:
+        """The time, or those of the samples along the axis of these, not along the width."""
+        if not isinstance(t, Tensor) or t.ndim == 0:
+            return t
+        if t.shape != z.shape[:-3]:
+            raise ValueError(
+                f"{self}: expected a time for all samples (a number or a tensor of no axes) or "
+                f"one for each, got t of shape {tuple(t.shape)} with maps of shape "
+                f"{tuple(z.shape)}"
+            )
+        return t[:, None, None, None]
 
     def _check_input(self, x: Tensor) -> None:
         super()._check_input(x[..., 1:, :, :])  # of what was put together, the maps

@@ -19,7 +19,8 @@ from companion.nn.layers import (
     Sequential,
     TimeConv2d,
 )
-from companion.nn.ode_block import ODEBlock, require_count
+from companion.nn.layers.checks import require_count
+from companion.nn.ode_block import ODEBlock, span
 
 #: Channels of the stem's first two convolutions; the third has the width of the network.
 STEM = (8, 16)
@@ -109,10 +110,11 @@ class ODENet(Sequential):
             layers: N, at least 1.
 
         Raises:
-            TypeError, ValueError: ``layers`` is no positive integer.
+            TypeError, ValueError: ``layers`` is no positive integer, or the block's times are not
+                increasing.
         """
         require_count("layers", layers, least=1)
-        t0, t1 = self.block.t
+        t0, t1 = span(self.block.t)
         h = (t1 - t0) / layers
         steps = (Residual(self.block.f, t0 + n * h, h) for n in range(layers))
         stem = self.stem
