@@ -505,7 +505,7 @@ def test_a_field_that_was_not_made_for_the_new_channels(x):
         ({"max_steps": 0}, ValueError, "max_steps must be at least 1"),
         ({"augment": -1}, ValueError, "augment must be at least 0, got -1"),
         ({"augment": 1.0}, TypeError, "augment must be an integer, got 1.0"),
-        ({"f": torch.tanh}, TypeError, "f must be a torch.nn.Module"),
+        ({"f": "tanh"}, TypeError, "f must be a torch.nn.Module"),
     ],
     ids=str,
 )
