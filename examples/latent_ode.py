@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from arguments import count, rate
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -241,22 +242,6 @@ def train_epoch(
         optimiser.step()
         total += bound.item() * len(batch)
     return total / len(data.times)
-
-
-def count(word: str) -> int:
-    """A number of things from the command line."""
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {word}")
-    return number
-
-
-def rate(word: str) -> float:
-    """A learning rate from the command line."""
-    number = float(word)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be positive and finite, got {word}")
-    return number
 
 
 def parse() -> argparse.Namespace:

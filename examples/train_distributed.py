@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import count, rate
 from processes import processes
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -147,22 +148,6 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
                 }
                 write_checkpoint(options.checkpoint, state)
             print(f"epoch {epoch}: loss {loss!r}, {right:.1%} right", flush=True)
-
-
-def count(word: str) -> int:
-    """A number of things from the command line."""
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {word}")
-    return number
-
-
-def rate(word: str) -> float:
-    """A learning rate from the command line."""
-    number = float(word)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be positive and finite, got {word}")
-    return number
 
 
 def in_directory(word: str) -> Path:

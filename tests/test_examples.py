@@ -413,7 +413,9 @@ def latent_ode(program):
 def latent():
     """What the file of the example defines."""
     pytest.importorskip("safetensors")
-    return types.SimpleNamespace(**runpy.run_path(LATENT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "examples")  # as it is where a script is started
+        return types.SimpleNamespace(**runpy.run_path(LATENT))
 
 
 def bounds(printed):
